@@ -1,0 +1,42 @@
+/** The words of the store: what it takes, what it answers. Both implementations keep the same numbers. */
+
+/** An order that passed the judge, as it is to be counted. */
+export interface Order {
+  id: string;
+  userId: string;
+  /** What the order counts for, in integer cents. */
+  cents: number;
+  /** The UTC date of the order, `YYYY-MM-DD`. */
+  day: string;
+}
+
+export interface Totals {
+  orders: number;
+  /** Integer cents; exact, never above Number.MAX_SAFE_INTEGER. */
+  cents: number;
+}
+
+export interface UserTotals extends Totals {
+  userId: string;
+}
+
+/** `duplicate`: the order id was counted before, in this batch or any earlier one. */
+export type Recorded = "recorded" | "duplicate";
+
+export interface Store {
+  /**
+   * Counts the orders not counted before and answers one word per order, in order. One atomic step: after a
+   * rejection nothing, or (when only the answer was lost) everything, is counted, so it is safe to call again.
+   */
+  record(orders: readonly Order[]): Promise<Recorded[]>;
+  global(): Promise<Totals>;
+  /** Zeros for a user without orders. */
+  user(userId: string): Promise<Totals>;
+  /** The first `n` of a board: most spend first, ties by user id in UTF-8 byte order. O(log users + n). */
+  top(board: string, n: number): Promise<UserTotals[]>;
+  /** One total per day asked for (`YYYY-MM-DD`), zeros included. */
+  daily(days: readonly string[]): Promise<Totals[]>;
+  /** Rejects when the store cannot be reached. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
