@@ -12,9 +12,15 @@ export interface Order {
 
 export interface Totals {
   orders: number;
-  /** Integer cents; exact, never above Number.MAX_SAFE_INTEGER. */
+  /** Integer cents, exact, at most `MAX_TOTAL_CENTS`. */
   cents: number;
 }
+
+/**
+ * What a total may reach: below 2^46 currency units neighbouring doubles are less than a cent apart, so that
+ * both integer cents and the JSON number are exact. `record` refuses a batch that would pass it.
+ */
+export const MAX_TOTAL_CENTS = 7_000_000_000_000_000;
 
 export interface UserTotals extends Totals {
   userId: string;
@@ -36,7 +42,7 @@ export interface Store {
   top(board: string, n: number): Promise<UserTotals[]>;
   /** One total per day asked for (`YYYY-MM-DD`), zeros included. */
   daily(days: readonly string[]): Promise<Totals[]>;
-  /** Rejects when the store cannot be reached. */
-  ping(): Promise<void>;
+  /** Rejects while the store cannot take orders: out of reach, read-only, out of memory or disk. */
+  check(): Promise<void>;
   close(): Promise<void>;
 }

@@ -1,0 +1,130 @@
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+
+/** Everything the program can be told. Made once by `readConfig`; nothing else reads the environment. */
+export interface Config {
+  http: { host: string; port: number; apiKey?: string };
+  queue: QueueConfig;
+  store: StoreConfig;
+  consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
+  log: { level: LogLevel; pretty: boolean };
+}
+
+export type QueueConfig =
+  | { kind: "embedded"; name: string; port: number; dir: string }
+  /** `url` names an existing queue, never created or changed; otherwise `name` is looked up and created. */
+  | { kind: "sqs"; name: string; url?: string; endpoint?: string };
+
+export type StoreConfig = { kind: "sqlite"; path: string } | { kind: "redis"; url: string };
+
+const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** The environment holds values the program cannot start with; `problems` lists every one of them. */
+export class ConfigError extends Error {
+  constructor(readonly problems: string[]) {
+    super(`Cannot start: ${problems.join("; ")}`);
+  }
+}
+
+type Environment = Record<string, string | undefined>;
+
+/** Reads the configuration from environment variables (README, "Configuration"). Throws a `ConfigError`. */
+export function readConfig(env: Environment): Config {
+  const problems: string[] = [];
+  const read = reader(env, problems);
+  const dir = read.text("DATA_DIR") ?? ".data";
+  const apiKey = read.text("API_KEY");
+  const config: Config = {
+    http: {
+      host: read.text("HOST") ?? "127.0.0.1",
+      port: read.integer("PORT", 8000, 0, 65_535),
+      ...(apiKey && { apiKey }),
+    },
+    queue: readQueue(read, dir),
+    store: readStore(read, dir, problems),
+    consumer: {
+      // More than four workers per process gain nothing: Redis or the queue is the limit by then.
+      workers: read.integer("CONSUMER_WORKERS", Math.min(availableParallelism(), 4), 0, 64),
+      concurrency: read.integer("CONSUMER_CONCURRENCY", 8, 1, 64),
+      onValueMismatch: read.oneOf("ON_VALUE_MISMATCH", ["correct", "reject"], "correct"),
+    },
+    log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },
+  };
+  if (read.text("NODE_ENV") === "production") refuseEmbedded(config, problems);
+  if (problems.length > 0) throw new ConfigError(problems);
+  return config;
+}
+
+function readQueue(read: Reader, dir: string): QueueConfig {
+  const url = read.url("SQS_QUEUE_URL", ["http:", "https:"]);
+  const named = read.pattern(
+    "SQS_QUEUE_NAME",
+    /^[\w-]{1,76}(\.fifo)?$/,
+    "a queue name of letters, digits, - and _",
+  );
+  const endpoint =
+    read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ??
+    read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
+  const port = read.integer("EMBEDDED_QUEUE_PORT", 4566, 0, 65_535);
+  const name = named ?? "orders-queue";
+  if (!url && !named && !endpoint) return { kind: "embedded", name, port, dir: join(dir, "queue") };
+  return { kind: "sqs", name, ...(url && { url }), ...(endpoint && { endpoint }) };
+}
+
+function readStore(read: Reader, dir: string, problems: string[]): StoreConfig {
+  const url = read.url("REDIS_URL", ["redis:", "rediss:"]);
+  if (read.text("REDIS_CLUSTER_NODES")) {
+    problems.push("REDIS_CLUSTER_NODES is not supported yet: name a single Redis with REDIS_URL");
+  }
+  return url ? { kind: "redis", url } : { kind: "sqlite", path: join(dir, "orders.db") };
+}
+
+/** The embedded halves keep orders on one machine's disk: a production that falls back to them has lost a setting. */
+function refuseEmbedded(config: Config, problems: string[]) {
+  if (config.queue.kind === "embedded") {
+    problems.push("NODE_ENV=production needs a queue: set SQS_QUEUE_URL or SQS_QUEUE_NAME");
+  }
+  if (config.store.kind === "sqlite") problems.push("NODE_ENV=production needs a store: set REDIS_URL");
+}
+
+type Reader = ReturnType<typeof reader>;
+
+/** Typed look-ups in the environment. An empty value is an unset one, as in compose files and shells. */
+function reader(env: Environment, problems: string[]) {
+  const text = (name: string) => env[name]?.trim() || undefined;
+
+  function pattern(name: string, expected: RegExp, description: string): string | undefined {
+    const value = text(name);
+    if (value === undefined || expected.test(value)) return value;
+    problems.push(`${name} must be ${description}: got "${value}"`);
+  }
+
+  function integer(name: string, fallback: number, min: number, max: number): number {
+    const value = text(name);
+    if (value === undefined) return fallback;
+    const number = Number(value);
+    if (/^\d+$/.test(value) && number >= min && number <= max) return number;
+    problems.push(`${name} must be an integer from ${min} to ${max}: got "${value}"`);
+    return fallback;
+  }
+
+  function oneOf<const T extends string>(name: string, words: readonly T[], fallback: T): T {
+    const value = text(name);
+    if (value === undefined) return fallback;
+    const word = words.find((candidate) => candidate === value);
+    if (word === undefined) problems.push(`${name} must be one of ${words.join(", ")}: got "${value}"`);
+    return word ?? fallback;
+  }
+
+  function url(name: string, protocols: string[]): string | undefined {
+    const value = text(name);
+    if (value === undefined) return undefined;
+    if (URL.canParse(value) && protocols.includes(new URL(value).protocol) && new URL(value).host)
+      return value;
+    // The value may hold a password: only its form is named.
+    problems.push(`${name} must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`);
+  }
+
+  return { text, pattern, integer, oneOf, url };
+}

@@ -1,0 +1,160 @@
+import { once } from "node:events";
+import { setTimeout as delay } from "node:timers/promises";
+import { Worker } from "node:worker_threads";
+import { AggregatorRegistry } from "prom-client";
+import type { Log } from "../log.ts";
+import type { WorkerOptions, WorkerReport } from "./worker.ts";
+
+export type WorkerState = "running" | "paused" | "restarting";
+
+export interface WorkerStatus {
+  state: WorkerState;
+  /** Why it does not run. */
+  reason?: string;
+}
+
+export interface Pool {
+  status(): WorkerStatus[];
+  /** What the workers have counted since the start, those that have died included; prom-client's JSON. */
+  metrics(): Promise<object[][]>;
+  /** Every worker settles or releases what it holds; after eight seconds the rest is left to redelivery. */
+  stop(): Promise<void>;
+}
+
+/** A worker reports four times a second; one that is silent for five is spinning or blocked. */
+const SILENCE_MS = 5_000;
+/** A receive takes at most its 20 s wait and 5 s of grace; settling its batch at most another 15 s. */
+const MAX_POLL_MS = 40_000;
+const WATCH_INTERVAL_MS = 500;
+const FIRST_RESTART_PAUSE_MS = 100;
+const MAX_RESTART_PAUSE_MS = 10_000;
+/** A worker that ran this long was fine: its next crash is a first one again. */
+const SOUND_AFTER_MS = 60_000;
+/** A whole stop takes at most ten seconds; two are for closing everything else. */
+const STOP_DEADLINE_MS = 8_000;
+
+/** Starts the consumers, watches them and replaces those that die. Rejects when one cannot start at all. */
+export async function startPool(
+  size: number,
+  options: Omit<WorkerOptions, "index">,
+  log: Log,
+): Promise<Pool> {
+  const stopping = new AbortController();
+  const slots = Array.from({ length: size }, (_, index) =>
+    createSlot({ ...options, index: index + 1 }, log, stopping.signal),
+  );
+  const watch = setInterval(() => slots.forEach((slot) => void slot.watch()), WATCH_INTERVAL_MS);
+
+  async function stop() {
+    stopping.abort();
+    clearInterval(watch);
+    await Promise.all(slots.map((slot) => slot.stop()));
+  }
+
+  try {
+    await Promise.all(slots.map((slot) => slot.start()));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return {
+    status: () => slots.map((slot) => slot.status()),
+    metrics: async () => (await Promise.all(slots.map((slot) => slot.metrics()))).flat(),
+    stop,
+  };
+}
+
+/** One place in the pool and the worker that fills it, again and again. */
+function createSlot(options: WorkerOptions, log: Log, stopping: AbortSignal) {
+  let worker: Worker | undefined;
+  let report: WorkerReport | undefined;
+  let reportedAt = 0;
+  let startedAt = 0;
+  let crashes = 0;
+  let lastCrash = "";
+  /** Sums of the workers that died here. */
+  let buried: object[] = [];
+
+  /** Resolves with the worker's first report; rejects when it dies before. */
+  async function start() {
+    const started = new Worker(new URL("./worker.ts", import.meta.url), { workerData: options });
+    worker = started;
+    startedAt = Date.now();
+    started.on("message", (message: WorkerReport) => {
+      report = message;
+      reportedAt = Date.now();
+    });
+    let cause: unknown;
+    // Without this listener an error in the worker would end the whole process.
+    started.on("error", (error) => {
+      cause = error;
+    });
+    const exited = once(started, "exit").then(async ([code]) => {
+      await bury();
+      return cause ?? new Error(`the worker ended with code ${code}`);
+    });
+    const first = await Promise.race([once(started, "message"), exited]);
+    if (first instanceof Error) throw first;
+    // Any exit that was not asked for is a crash, even with code 0: an unhandled rejection ends like that.
+    void exited.then(restart);
+  }
+
+  async function restart(cause: unknown): Promise<void> {
+    if (stopping.aborted) return;
+    if (Date.now() - startedAt > SOUND_AFTER_MS) crashes = 0;
+    const pauseMs = Math.min(FIRST_RESTART_PAUSE_MS * 2 ** crashes++, MAX_RESTART_PAUSE_MS);
+    lastCrash = cause instanceof Error ? cause.message : String(cause);
+    log.error({ event: "worker_crashed", worker: options.index, restartInMs: pauseMs, error: cause });
+    await delay(pauseMs, undefined, { signal: stopping }).catch(() => {});
+    if (stopping.aborted) return;
+    await start().catch(restart);
+  }
+
+  async function bury() {
+    worker = undefined;
+    buried = await sum([buried, report?.metrics ?? []]);
+    report = undefined;
+  }
+
+  function stuck(): string | undefined {
+    if (!worker || !report) return undefined;
+    if (Date.now() - reportedAt > SILENCE_MS) return `silent for ${SILENCE_MS / 1000} s`;
+    const polled = report.pausedBecause !== undefined || Date.now() - report.lastPollAt < MAX_POLL_MS;
+    return polled ? undefined : `no receive for ${MAX_POLL_MS / 1000} s`;
+  }
+
+  /** Ends a worker that is stuck; its exit is a crash like any other. */
+  async function watch() {
+    const reason = stuck();
+    if (!reason) return;
+    log.error({ event: "worker_stuck", worker: options.index, reason });
+    await worker?.terminate();
+  }
+
+  function status(): WorkerStatus {
+    if (!worker || !report) return { state: "restarting", ...(lastCrash && { reason: lastCrash }) };
+    const reason = report.pausedBecause ?? stuck();
+    if (report.pausedBecause !== undefined) return { state: "paused", reason: report.pausedBecause };
+    return { state: "running", ...(reason && { reason }) };
+  }
+
+  async function stop() {
+    const ending = worker;
+    if (!ending) return;
+    const exited = once(ending, "exit");
+    ending.postMessage("stop");
+    const timer = setTimeout(() => {
+      log.warn({ event: "worker_terminated", worker: options.index, afterMs: STOP_DEADLINE_MS });
+      void ending.terminate();
+    }, STOP_DEADLINE_MS);
+    await exited;
+    clearTimeout(timer);
+  }
+
+  return { start, stop, watch, status, metrics: async () => [buried, report?.metrics ?? []] };
+}
+
+/** Adds metrics up, as prom-client does for the workers of a cluster. */
+async function sum(metrics: object[][]): Promise<object[]> {
+  return await AggregatorRegistry.aggregate(metrics).getMetricsAsJSON();
+}

@@ -1,0 +1,66 @@
+import { parentPort, workerData } from "node:worker_threads";
+import type { Config } from "../config.ts";
+import { createLog } from "../log.ts";
+import type { QueueAddress } from "../queue/client.ts";
+import { openQueue } from "../queue/queue.ts";
+import { openStore, type StoreAddress } from "../store/open.ts";
+import { createConsumerMetrics } from "./metrics.ts";
+import { startPolling } from "./poll.ts";
+import { createStoreGate } from "./store-gate.ts";
+
+/** What a worker is started with: plain data, copied into its thread. */
+export interface WorkerOptions {
+  index: number;
+  queue: QueueAddress;
+  store: StoreAddress;
+  consumer: Pick<Config["consumer"], "concurrency" | "onValueMismatch">;
+  log: Config["log"];
+}
+
+/** What a worker tells the main thread, several times a second and once more at its end. */
+export interface WorkerReport {
+  /** When a receive last came back, ms since the epoch. */
+  lastPollAt: number;
+  /** Why nothing is received just now. */
+  pausedBecause?: string;
+  metrics: object[];
+}
+
+/** Often enough that a scrape right after a burst shows it; a report costs some 50 µs. */
+const REPORT_INTERVAL_MS = 250;
+
+if (!parentPort) throw new Error("consumer/worker.ts runs as a worker: start the program with index.ts");
+await run(parentPort, workerData as WorkerOptions);
+
+/** Consumes until the main thread says "stop", then settles or releases what it holds and ends its thread. */
+async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions) {
+  const stopping = new AbortController();
+  const log = createLog(options.log, { worker: options.index });
+  const metrics = createConsumerMetrics();
+  const store = await openStore(options.store);
+  const queue = openQueue(options.queue, metrics.onRequest);
+  const gate = createStoreGate({ store, log }, stopping.signal);
+  const parts = { queue, store, gate, metrics, log, onValueMismatch: options.consumer.onValueMismatch };
+  const poller = startPolling(parts, options.consumer.concurrency, stopping.signal);
+
+  async function report() {
+    const pausedBecause = gate.reason();
+    const snapshot = await metrics.registry.getMetricsAsJSON();
+    const message: WorkerReport = {
+      lastPollAt: poller.lastPollAt(),
+      metrics: snapshot,
+      ...(pausedBecause && { pausedBecause }),
+    };
+    port.postMessage(message);
+  }
+
+  const reporting = setInterval(report, REPORT_INTERVAL_MS);
+  await report();
+  port.once("message", () => stopping.abort());
+  await poller.done;
+  clearInterval(reporting);
+  await report();
+  queue.close();
+  await store.close();
+  port.close();
+}

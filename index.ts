@@ -1,0 +1,154 @@
+import { Registry } from "prom-client";
+import { type Config, ConfigError, readConfig } from "./config.ts";
+import { startPool } from "./consumer/pool.ts";
+import { createLog, type Log } from "./log.ts";
+import { type Emulator, startEmulator } from "./queue/emulator.ts";
+import { countRequests } from "./queue/metrics.ts";
+import { openQueue } from "./queue/queue.ts";
+import { locateQueue } from "./queue/setup.ts";
+import { createApp } from "./routes/app.ts";
+import { markerTtlSeconds, openStore } from "./store/open.ts";
+
+export interface Running {
+  /** Where the API answers, e.g. http://127.0.0.1:8000 */
+  url: string;
+  queueUrl: string;
+  /** The embedded queue, where there is one. */
+  endpoint?: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts the whole program: opened down the list, closed up it. Rejects with one sentence when a part cannot
+ * start, and has then closed the others.
+ */
+export async function start(config: Config, log: Log = createLog(config.log)): Promise<Running> {
+  await using parts = new AsyncDisposableStack();
+
+  const emulator =
+    config.queue.kind === "embedded" ? await startEmulator(config.queue, crashed(log)) : undefined;
+  parts.defer(async () => emulator?.stop());
+  const queueAddress = await locateQueue(wantedQueue(config, emulator));
+  const storeAddress = { ...config.store, markerTtlSeconds: markerTtlSeconds(queueAddress.retentionSeconds) };
+
+  const registry = new Registry();
+  const queue = openQueue(queueAddress, countRequests(registry));
+  parts.defer(() => queue.close());
+  const store = await openStore(storeAddress);
+  parts.defer(() => store.close());
+
+  const { workers, ...consumer } = config.consumer;
+  const pool = await startPool(
+    workers,
+    { queue: queueAddress, store: storeAddress, consumer, log: config.log },
+    log,
+  );
+  parts.defer(() => pool.stop());
+
+  const app = createApp({
+    log,
+    registry,
+    store,
+    storeKind: config.store.kind,
+    depth: queue.depth,
+    workers: pool.status,
+    workerMetrics: pool.metrics,
+    ...(config.http.apiKey && { apiKey: config.http.apiKey }),
+  });
+  const url = listen(app, config.http);
+  parts.defer(() => stopListening(app));
+
+  if (!queueAddress.deadLetterUrl)
+    log.warn({
+      event: "no_dead_letter_queue",
+      queue: queueAddress.url,
+      msg: "rejected orders stay in the queue",
+    });
+  const closing = parts.move();
+  return {
+    url,
+    queueUrl: queueAddress.url,
+    ...(emulator && { endpoint: emulator.endpoint }),
+    stop: () => closing.disposeAsync(),
+  };
+}
+
+/** A request takes milliseconds; this is for a client that reads slowly. */
+const HTTP_STOP_MS = 500;
+
+/** Waits for the requests in flight, then cuts those of clients that do not end. */
+async function stopListening({ server }: ReturnType<typeof createApp>) {
+  await Promise.race([server?.stop(), Bun.sleep(HTTP_STOP_MS)]);
+  await server?.stop(true);
+}
+
+function wantedQueue({ queue }: Config, emulator: Emulator | undefined) {
+  if (queue.kind === "sqs") return { ...queue, embedded: false };
+  return { name: queue.name, embedded: true, ...(emulator && { endpoint: emulator.endpoint }) };
+}
+
+const crashed = (log: Log) => (error: unknown) => log.fatal({ event: "embedded_queue_crashed", error });
+
+function listen(app: ReturnType<typeof createApp>, { host, port }: Config["http"]): string {
+  try {
+    app.listen({ hostname: host, port });
+    return `http://${host.includes(":") ? `[${host}]` : host}:${app.server?.port}`;
+  } catch (error) {
+    const taken = /EADDRINUSE|in use/.test(String(error));
+    const reason = taken
+      ? "the port is taken. Stop what listens there, or choose another PORT"
+      : (error as Error).message;
+    throw new Error(`Cannot listen on ${host}:${port}: ${reason}`, { cause: error });
+  }
+}
+
+async function main() {
+  const config = readConfig(Bun.env);
+  const log = createLog(config.log);
+  const running = await start(config, log);
+  announce(config, running, log);
+  let stopping = false;
+  async function stop(signal: string) {
+    if (stopping) return;
+    stopping = true;
+    log.info({ event: "stopping", signal });
+    await running.stop();
+    log.info({ event: "stopped" });
+    process.exit(0);
+  }
+  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => void stop(signal));
+}
+
+/** What was started and where to look. */
+function announce(config: Config, { url, queueUrl }: Running, log: Log) {
+  const embedded = [
+    config.queue.kind === "embedded" && "queue",
+    config.store.kind === "sqlite" && "store",
+  ].filter(Boolean);
+  if (embedded.length > 0) {
+    log.warn({
+      event: "embedded_mode",
+      msg: `embedded ${embedded.join(" and ")}: for this machine only, not for production`,
+    });
+  }
+  log.info({
+    event: "started",
+    api: url,
+    docs: `${url}/docs`,
+    queue: queueUrl,
+    store: config.store.kind,
+    workers: config.consumer.workers,
+    send_orders: "bun scripts/populate.ts",
+  });
+}
+
+if (import.meta.main) {
+  await main().catch((error) => {
+    const lines =
+      error instanceof ConfigError
+        ? error.problems
+        : [error instanceof Error ? error.message : String(error)];
+    for (const line of lines) console.error(line);
+    process.exit(1);
+  });
+}

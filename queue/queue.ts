@@ -1,0 +1,232 @@
+import {
+  type BatchResultErrorEntry,
+  ChangeMessageVisibilityBatchCommand,
+  DeleteMessageBatchCommand,
+  GetQueueAttributesCommand,
+  type MessageAttributeValue,
+  ReceiveMessageCommand,
+  SendMessageBatchCommand,
+  type SendMessageBatchRequestEntry,
+  type SQSClient,
+} from "@aws-sdk/client-sqs";
+import { createClient, type QueueAddress, withDeadline } from "./client.ts";
+
+export interface Message {
+  id: string;
+  body: string;
+  receiptHandle: string;
+  /** When it was sent, ms since the epoch; a redrive sets it anew. */
+  sentAtMs: number;
+  attributes: Record<string, MessageAttributeValue>;
+}
+
+export interface DeadLetter {
+  message: Message;
+  reason: string;
+  errors: readonly { path: string; message: string }[];
+}
+
+/** Messages in the queue, as far as SQS knows: approximate by its own word. */
+export interface Depth {
+  visible: number;
+  inFlight: number;
+  deadLetter: number;
+}
+
+/** A message of a batch that SQS did not take, and why. */
+export interface Failure {
+  message: Message;
+  reason: string;
+}
+
+export interface Queue {
+  readonly address: QueueAddress;
+  /** At most ten messages; none when the wait is over. Aborting `signal` ends the wait with a rejection. */
+  receive(waitTimeSeconds: number, signal: AbortSignal): Promise<Message[]>;
+  /** Deletes at most ten messages and answers those that SQS kept. */
+  delete(messages: readonly Message[]): Promise<Failure[]>;
+  /** Hides at most ten messages for this long from now; 0 releases them. Answers those that SQS refused. */
+  changeVisibility(messages: readonly Message[], timeoutSeconds: number): Promise<Failure[]>;
+  /** Copies at most ten messages to the dead-letter queue, bodies unchanged. Answers those that it refused. */
+  deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]>;
+  /** Sends at most ten bodies; rejects when SQS takes fewer. */
+  send(bodies: readonly string[]): Promise<void>;
+  depth(): Promise<Depth>;
+  close(): void;
+}
+
+export type OnRequest = (action: string, failed: boolean) => void;
+
+/** A request other than a receive answers in milliseconds; ten seconds leave room for the SDK's two retries. */
+const REQUEST_DEADLINE_MS = 10_000;
+/** Past its wait, a receive is given five seconds for the network before it is abandoned. */
+const RECEIVE_GRACE_MS = 5_000;
+/** A batch holds at most 1 MiB on AWS, 256 KiB on older emulators; bodies are grouped below the smaller one. */
+const BATCH_BYTES = 256 * 1024;
+/** SQS allows ten attributes a message; two of them are ours. */
+const MAX_OWN_ATTRIBUTES = 8;
+
+/** Speaks SQS for one thread. `onRequest` hears of every request and whether it failed. */
+export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}): Queue {
+  const client = createClient(address);
+  const QueueUrl = address.url;
+
+  async function request<T>(
+    action: string,
+    send: (client: SQSClient, options: { abortSignal: AbortSignal }) => Promise<T>,
+    deadlineMs = REQUEST_DEADLINE_MS,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    try {
+      const answer = await withDeadline(deadlineMs, signal, (abortSignal) => send(client, { abortSignal }));
+      onRequest(action, false);
+      return answer;
+    } catch (error) {
+      onRequest(action, !signal?.aborted);
+      throw new Error(`${action} failed: ${reasonOf(error)}`, { cause: error });
+    }
+  }
+
+  async function receive(waitTimeSeconds: number, signal: AbortSignal): Promise<Message[]> {
+    const command = new ReceiveMessageCommand({
+      QueueUrl,
+      MaxNumberOfMessages: 10,
+      WaitTimeSeconds: waitTimeSeconds,
+      MessageSystemAttributeNames: ["SentTimestamp"],
+      // The sender's own attributes travel on with a rejected message.
+      MessageAttributeNames: ["All"],
+    });
+    const deadlineMs = waitTimeSeconds * 1000 + RECEIVE_GRACE_MS;
+    const answer = await request(
+      "ReceiveMessage",
+      (sqs, options) => sqs.send(command, options),
+      deadlineMs,
+      signal,
+    );
+    return (answer.Messages ?? []).map((message) => ({
+      id: message.MessageId ?? "",
+      body: message.Body ?? "",
+      receiptHandle: message.ReceiptHandle ?? "",
+      sentAtMs: Number(message.Attributes?.SentTimestamp ?? Date.now()),
+      attributes: message.MessageAttributes ?? {},
+    }));
+  }
+
+  async function deleteMessages(messages: readonly Message[]): Promise<Failure[]> {
+    if (messages.length === 0) return [];
+    const Entries = messages.map(({ receiptHandle }, index) => ({
+      Id: `${index}`,
+      ReceiptHandle: receiptHandle,
+    }));
+    const command = new DeleteMessageBatchCommand({ QueueUrl, Entries });
+    const answer = await request("DeleteMessageBatch", (sqs, options) => sqs.send(command, options));
+    return failuresOf(messages, answer.Failed);
+  }
+
+  async function changeVisibility(messages: readonly Message[], timeoutSeconds: number): Promise<Failure[]> {
+    if (messages.length === 0) return [];
+    const Entries = messages.map(({ receiptHandle }, index) => ({
+      Id: `${index}`,
+      ReceiptHandle: receiptHandle,
+      VisibilityTimeout: timeoutSeconds,
+    }));
+    const command = new ChangeMessageVisibilityBatchCommand({ QueueUrl, Entries });
+    const answer = await request("ChangeMessageVisibilityBatch", (sqs, options) =>
+      sqs.send(command, options),
+    );
+    return failuresOf(messages, answer.Failed);
+  }
+
+  async function sendBatch(url: string, Entries: SendMessageBatchRequestEntry[]) {
+    const command = new SendMessageBatchCommand({ QueueUrl: url, Entries });
+    return await request("SendMessageBatch", (sqs, options) => sqs.send(command, options));
+  }
+
+  async function deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]> {
+    const url = address.deadLetterUrl;
+    if (!url)
+      return rejected.map(({ message }) => ({ message, reason: "the queue has no dead-letter queue" }));
+    const entries = rejected.map(toDeadLetterEntry);
+    const messages = rejected.map(({ message }) => message);
+    const answers = await Promise.all(groupBySize(entries).map((group) => sendBatch(url, group)));
+    return answers.flatMap((answer) => failuresOf(messages, answer.Failed));
+  }
+
+  async function send(bodies: readonly string[]) {
+    const entries = bodies.map((MessageBody, index) => ({ Id: `${index}`, MessageBody }));
+    for (const group of groupBySize(entries)) {
+      const { Failed } = await sendBatch(QueueUrl, group);
+      if (Failed?.length) throw new Error(`Cannot send ${Failed.length} messages: ${Failed[0]?.Message}`);
+    }
+  }
+
+  async function count(url: string | undefined, ...AttributeNames: CountName[]): Promise<number[]> {
+    if (!url) return AttributeNames.map(() => 0);
+    const command = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames });
+    const { Attributes } = await request("GetQueueAttributes", (sqs, options) => sqs.send(command, options));
+    return AttributeNames.map((name) => Number(Attributes?.[name] ?? 0));
+  }
+
+  async function depth(): Promise<Depth> {
+    const [[visible = 0, inFlight = 0], [deadLetter = 0]] = await Promise.all([
+      count(QueueUrl, "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"),
+      count(address.deadLetterUrl, "ApproximateNumberOfMessages"),
+    ]);
+    return { visible, inFlight, deadLetter };
+  }
+
+  const close = () => client.destroy();
+  return { address, receive, delete: deleteMessages, changeVisibility, deadLetter, send, depth, close };
+}
+
+type CountName = "ApproximateNumberOfMessages" | "ApproximateNumberOfMessagesNotVisible";
+
+/** Entries carry the index of their message as `Id`, so that the `Failed` list can be read back. */
+function failuresOf(messages: readonly Message[], failed: BatchResultErrorEntry[] = []): Failure[] {
+  return failed.flatMap(({ Id, Code, Message: text }) => {
+    const message = messages[Number(Id)];
+    return message ? [{ message, reason: `${Code}: ${text ?? "no reason given"}` }] : [];
+  });
+}
+
+function toDeadLetterEntry(
+  { message, reason, errors }: DeadLetter,
+  index: number,
+): SendMessageBatchRequestEntry {
+  const own = Object.entries(message.attributes).slice(0, MAX_OWN_ATTRIBUTES);
+  return {
+    Id: `${index}`,
+    MessageBody: message.body,
+    MessageAttributes: {
+      ...Object.fromEntries(own),
+      RejectReason: { DataType: "String", StringValue: reason },
+      RejectErrors: { DataType: "String", StringValue: JSON.stringify(errors) },
+    },
+  };
+}
+
+/** Splits entries into batches that stay below `BATCH_BYTES`; one that is larger travels alone. */
+function groupBySize(entries: readonly SendMessageBatchRequestEntry[]): SendMessageBatchRequestEntry[][] {
+  const groups: SendMessageBatchRequestEntry[][] = [];
+  let room = 0;
+  for (const entry of entries) {
+    const bytes =
+      Buffer.byteLength(entry.MessageBody ?? "") +
+      Buffer.byteLength(JSON.stringify(entry.MessageAttributes ?? ""));
+    if (bytes > room || groups.length === 0) {
+      groups.push([]);
+      room = BATCH_BYTES;
+    }
+    groups.at(-1)?.push(entry);
+    room -= bytes;
+  }
+  return groups;
+}
+
+/** The words of an error that help an operator: the service's code and message, or the network's. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const message = error.message.replace(/\.+$/, "");
+  if (/ECONNREFUSED/.test(message)) return "connection refused";
+  return ["Error", "TypeError"].includes(error.name) ? message : `${error.name}: ${message}`;
+}

@@ -1,0 +1,143 @@
+import {
+  CreateQueueCommand,
+  GetQueueAttributesCommand,
+  GetQueueUrlCommand,
+  type QueueAttributeName,
+  SetQueueAttributesCommand,
+  type SQSClient,
+} from "@aws-sdk/client-sqs";
+import { createClient, type QueueAddress, withDeadline } from "./client.ts";
+import { reasonOf } from "./queue.ts";
+
+/** A queue by name is created where missing; one by URL is never created or changed. */
+export interface QueueName {
+  name: string;
+  url?: string;
+  endpoint?: string;
+  embedded: boolean;
+}
+
+/** After five receives an order that nobody could settle goes to the dead-letter queue. */
+const MAX_RECEIVE_COUNT = 5;
+/** A batch is settled in milliseconds; 30 s is what a crashed process costs in delay, and a held batch extends it. */
+const VISIBILITY_TIMEOUT_SECONDS = 30;
+/** AWS's longest: rejected orders wait for a person. */
+const DEAD_LETTER_RETENTION_SECONDS = 14 * 24 * 3600;
+/** A start that cannot reach its queue should say so while somebody is still looking. */
+const SETUP_DEADLINE_MS = 10_000;
+
+/** Finds the queue, creating it and its dead-letter queue where allowed. Rejects with one sentence. */
+export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
+  const client = createClient(wanted);
+  try {
+    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) =>
+      locate(setupCalls(client, signal), wanted),
+    );
+  } catch (error) {
+    throw new Error(`Cannot use the queue ${describe(wanted)}: ${reasonOf(error)}. ${adviceFor(error)}`, {
+      cause: error,
+    });
+  } finally {
+    client.destroy();
+  }
+}
+
+async function locate(sqs: SetupCalls, { name, url, endpoint, embedded }: QueueName): Promise<QueueAddress> {
+  const queueUrl = url ?? (await sqs.find(name)) ?? (await createWithDeadLetterQueue(sqs, name));
+  const attributes = await sqs.attributes(queueUrl);
+  if (!url && !attributes.RedrivePolicy) {
+    attributes.RedrivePolicy = redrivePolicy(await createDeadLetterQueue(sqs, name));
+    await sqs.set(queueUrl, { RedrivePolicy: attributes.RedrivePolicy });
+  }
+  const deadLetterUrl = attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy));
+  return {
+    url: queueUrl,
+    embedded,
+    ...(deadLetterUrl && { deadLetterUrl }),
+    ...(endpoint && { endpoint }),
+    retentionSeconds: Number(attributes.MessageRetentionPeriod),
+    visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout),
+  };
+}
+
+async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {
+  return await sqs.create(name, {
+    VisibilityTimeout: `${VISIBILITY_TIMEOUT_SECONDS}`,
+    RedrivePolicy: redrivePolicy(await createDeadLetterQueue(sqs, name)),
+  });
+}
+
+/** Answers the ARN of `{name}-dlq`, creating it where missing. */
+async function createDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {
+  const deadLetterName = `${name}-dlq`;
+  const url =
+    (await sqs.find(deadLetterName)) ??
+    (await sqs.create(deadLetterName, { MessageRetentionPeriod: `${DEAD_LETTER_RETENTION_SECONDS}` }));
+  return (await sqs.attributes(url)).QueueArn ?? "";
+}
+
+const redrivePolicy = (deadLetterTargetArn: string) =>
+  JSON.stringify({ deadLetterTargetArn, maxReceiveCount: MAX_RECEIVE_COUNT });
+
+async function deadLetterUrlOf(sqs: SetupCalls, policy: string): Promise<string | undefined> {
+  // arn:aws:sqs:region:account:name
+  const [account, name] = (JSON.parse(policy).deadLetterTargetArn as string).split(":").slice(-2);
+  return await sqs.find(name ?? "", account);
+}
+
+type SetupCalls = ReturnType<typeof setupCalls>;
+
+function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
+  const options = { abortSignal };
+
+  async function find(name: string, account?: string): Promise<string | undefined> {
+    try {
+      const owner = account && { QueueOwnerAWSAccountId: account };
+      return (await client.send(new GetQueueUrlCommand({ QueueName: name, ...owner }), options)).QueueUrl;
+    } catch (error) {
+      if (error instanceof Error && error.name === "QueueDoesNotExist") return undefined;
+      throw error;
+    }
+  }
+
+  async function create(name: string, Attributes: Attributes): Promise<string> {
+    try {
+      const answer = await client.send(new CreateQueueCommand({ QueueName: name, Attributes }), options);
+      return answer.QueueUrl ?? "";
+    } catch (error) {
+      // Another process created it first, with other attributes: that one is as good.
+      const url = error instanceof Error && error.name === "QueueNameExists" ? await find(name) : undefined;
+      if (url) return url;
+      throw error;
+    }
+  }
+
+  async function attributes(url: string): Promise<Attributes> {
+    const command = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames: ["All"] });
+    return (await client.send(command, options)).Attributes ?? {};
+  }
+
+  async function set(url: string, Attributes: Attributes) {
+    await client.send(new SetQueueAttributesCommand({ QueueUrl: url, Attributes }), options);
+  }
+
+  return { find, create, attributes, set };
+}
+
+type Attributes = Partial<Record<QueueAttributeName, string>>;
+
+function describe({ name, url, endpoint }: QueueName): string {
+  return url ?? (endpoint ? `${name} at ${endpoint}` : name);
+}
+
+function adviceFor(error: unknown): string {
+  const name = error instanceof Error ? error.name : "";
+  if (name === "QueueDoesNotExist") return "Create it, or name it with SQS_QUEUE_NAME to have it created";
+  if (name === "CredentialsProviderError")
+    return "Give AWS credentials, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+  if (/region is missing/i.test(String(error))) return "Set AWS_REGION";
+  if (/AccessDenied|UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) {
+    return "Allow sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage, DeleteMessage, ChangeMessageVisibility and SendMessage";
+  }
+  return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, and that the service is running";
+}

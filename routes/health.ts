@@ -1,0 +1,135 @@
+import { Elysia } from "elysia";
+import type { Depth } from "../queue/queue.ts";
+import type { Store } from "../store/store.ts";
+import { object, operation } from "./openapi.ts";
+
+export interface WorkerStatus {
+  state: "running" | "paused" | "restarting";
+  /** Why it does not do its work. */
+  reason?: string;
+}
+
+export interface HealthParts {
+  store: Store;
+  storeKind: "redis" | "sqlite";
+  depth: () => Promise<Depth>;
+  workers: () => WorkerStatus[];
+}
+
+/** A load balancer's probe gives up after a few seconds; an honest "no" must come before that. */
+const CHECK_DEADLINE_MS = 2_000;
+/** Many probes share one look: a look costs a write and two requests. */
+const CACHE_MS = 500;
+
+/** The welcome and the truth about the parts. */
+export function healthRoutes(parts: HealthParts) {
+  const health = cached(() => lookAtParts(parts));
+  return new Elysia({ name: "health" })
+    .get("/", () => WELCOME, { detail: welcomeDetail })
+    .get(
+      "/health",
+      async ({ set }) => {
+        const answer = await health();
+        set.status = answer.status === "healthy" ? 200 : 503;
+        set.headers["cache-control"] = "no-store";
+        return answer;
+      },
+      { detail: healthDetail },
+    );
+}
+
+async function lookAtParts({ store, storeKind, depth, workers }: HealthParts) {
+  const [storeProblem, queueProblem] = await Promise.all([problemOf(store.check()), problemOf(depth())]);
+  const stuck = workers().flatMap(({ state, reason }, index) =>
+    state === "running" && !reason ? [] : [`worker ${index + 1} is ${state}: ${reason ?? "not ready yet"}`],
+  );
+  const problems = [
+    ...(storeProblem ? [`store: ${storeProblem}`] : []),
+    ...(queueProblem ? [`queue: ${queueProblem}`] : []),
+    ...stuck,
+  ];
+  const connected = storeKind === "redis" ? "connected" : "embedded";
+  return {
+    status: problems.length === 0 ? "healthy" : "unhealthy",
+    services: {
+      redis: storeProblem ? "disconnected" : connected,
+      api: "running",
+      queue: queueProblem ? "disconnected" : "connected",
+      consumers: workers().length === 0 ? "none" : stuck.length > 0 ? "failing" : "running",
+    },
+    ...(problems.length > 0 && { problems }),
+  };
+}
+
+/** Why a part does not answer in time; undefined when it does. */
+async function problemOf(check: Promise<unknown>): Promise<string | undefined> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => reject(new Error(`no answer within ${CHECK_DEADLINE_MS / 1000} s`)),
+    CHECK_DEADLINE_MS,
+  );
+  try {
+    await Promise.race([check, promise]);
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function cached<T>(look: () => Promise<T>): () => Promise<T> {
+  let last: Promise<T> | undefined;
+  let lookedAt = 0;
+  return () => {
+    if (!last || Date.now() - lookedAt > CACHE_MS) {
+      lookedAt = Date.now();
+      last = look();
+    }
+    return last;
+  };
+}
+
+const WELCOME = {
+  message: "Welcome to Qyrus Assignment API",
+  version: "1.0.0",
+  docs: "/docs",
+  health: "/health",
+};
+
+const text = { type: "string" };
+
+const welcomeDetail = operation({
+  tag: "service",
+  summary: "Where things are",
+  schema: object({ message: text, version: text, docs: text, health: text }),
+  example: WELCOME,
+});
+
+const HEALTH = {
+  ...object({
+    status: { type: "string", enum: ["healthy", "unhealthy"] },
+    services: object({
+      redis: { type: "string", enum: ["connected", "embedded", "disconnected"] },
+      api: { type: "string", enum: ["running"] },
+      queue: { type: "string", enum: ["connected", "disconnected"] },
+      consumers: { type: "string", enum: ["running", "failing", "none"] },
+    }),
+  }),
+};
+
+const healthDetail = (() => {
+  const detail = operation({
+    tag: "service",
+    summary: "Whether the store, the queue and the consumers work",
+    schema: HEALTH,
+    example: {
+      status: "healthy",
+      services: { redis: "connected", api: "running", queue: "connected", consumers: "running" },
+    },
+  });
+  const unhealthy = {
+    description: "The store or the queue cannot be reached or a consumer is stuck; `problems` says why",
+    content: { "application/json": { schema: HEALTH } },
+  };
+  return { ...detail, responses: { ...detail.responses, 503: unhealthy } };
+})();

@@ -1,0 +1,78 @@
+import { STATUS_CODES } from "node:http";
+import type { ErrorHandler } from "elysia";
+import type { Log } from "../log.ts";
+
+/** An answer that is an error, RFC 9457; `detail` tells a person what to do. */
+export class Problem extends Error {
+  constructor(
+    readonly status: number,
+    detail: string,
+    options?: ErrorOptions,
+  ) {
+    super(detail, options);
+  }
+}
+
+/** What the store answers; a store that cannot be read is a 503 and not an error of ours. */
+export async function fromStore<T>(answer: Promise<T>): Promise<T> {
+  try {
+    return await answer;
+  } catch (cause) {
+    throw new Problem(503, "The store cannot be read just now: try again in a few seconds", { cause });
+  }
+}
+
+interface Route {
+  method: string;
+  path: string;
+}
+
+type Set = Parameters<ErrorHandler>[0]["set"];
+
+/** Writes a problem; the one place that gives errors their form. */
+export function answerProblem(set: Set, status: number, detail: string) {
+  set.status = status;
+  set.headers["content-type"] = "application/problem+json";
+  if (status === 401) set.headers["www-authenticate"] = "Bearer";
+  if (status === 503) set.headers["retry-after"] = "2";
+  return JSON.stringify({ type: "about:blank", title: STATUS_CODES[status], status, detail });
+}
+
+/** The one table of errors. What is not in it is ours: logged for the operator, never shown. */
+export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandler {
+  return ({ code, error, set, path, request }) => {
+    if (error instanceof Problem) {
+      if (error.status >= 500) log.warn({ event: "request_failed", path, reason: String(error.cause) });
+      return answerProblem(set, error.status, error.message);
+    }
+    switch (code) {
+      case "VALIDATION":
+        return answerProblem(set, 422, error.message);
+      case "PARSE":
+      case "INVALID_COOKIE_SIGNATURE":
+        return answerProblem(set, 400, "The request cannot be parsed");
+      case "NOT_FOUND":
+        return answerUnknownRoute(set, routes(), request.method, path);
+      default:
+        log.error({ event: "request_failed", path, error });
+        return answerProblem(set, 500, "Something went wrong on our side; the log of the service says what");
+    }
+  };
+}
+
+function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string) {
+  const allowed = routes.filter((route) => matches(route.path, path)).map((route) => route.method);
+  if (allowed.length === 0)
+    return answerProblem(set, 404, `There is nothing at ${path}: see /docs for what there is`);
+  set.headers.allow = allowed.join(", ");
+  return answerProblem(set, 405, `${method} is not possible here, only ${allowed.join(", ")}`);
+}
+
+function matches(pattern: string, path: string): boolean {
+  const parts = path.split("/");
+  const expected = pattern.split("/");
+  return (
+    parts.length === expected.length &&
+    expected.every((part, index) => part.startsWith(":") || part === parts[index])
+  );
+}

@@ -1,0 +1,22 @@
+import { openRedisStore } from "./redis.ts";
+import { openSqliteStore } from "./sqlite.ts";
+import type { Store } from "./store.ts";
+
+/** What a thread needs to open the store; plain data, so that it can be handed to a Bun worker. */
+export type StoreAddress = ({ kind: "sqlite"; path: string } | { kind: "redis"; url: string }) & {
+  /** How long an order id is remembered; `markerTtlSeconds` finds it for a queue. */
+  markerTtlSeconds: number;
+};
+
+/** Opens the store for one thread. Rejects with one sentence when it cannot be reached. */
+export async function openStore(address: StoreAddress): Promise<Store> {
+  return address.kind === "redis" ? await openRedisStore(address) : openSqliteStore(address);
+}
+
+/**
+ * How long an order id must be remembered so that no copy SQS may still deliver is counted again: a message lives
+ * for the queue's retention, a redrive starts that once more, and a day is for clocks and a late operator.
+ */
+export function markerTtlSeconds(retentionSeconds: number): number {
+  return 2 * retentionSeconds + 24 * 3600;
+}
