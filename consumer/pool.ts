@@ -38,10 +38,11 @@ export async function startPool(
   size: number,
   options: Omit<WorkerOptions, "index">,
   log: Log,
+  file = new URL("./worker.ts", import.meta.url),
 ): Promise<Pool> {
   const stopping = new AbortController();
   const slots = Array.from({ length: size }, (_, index) =>
-    createSlot({ ...options, index: index + 1 }, log, stopping.signal),
+    createSlot(file, { ...options, index: index + 1 }, log, stopping.signal),
   );
   const watch = setInterval(() => slots.forEach((slot) => void slot.watch()), WATCH_INTERVAL_MS);
 
@@ -65,7 +66,7 @@ export async function startPool(
 }
 
 /** One place in the pool and the worker that fills it, again and again. */
-function createSlot(options: WorkerOptions, log: Log, stopping: AbortSignal) {
+function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: AbortSignal) {
   let worker: Worker | undefined;
   let report: WorkerReport | undefined;
   let reportedAt = 0;
@@ -77,7 +78,7 @@ function createSlot(options: WorkerOptions, log: Log, stopping: AbortSignal) {
 
   /** Resolves with the worker's first report; rejects when it dies before. */
   async function start() {
-    const started = new Worker(new URL("./worker.ts", import.meta.url), { workerData: options });
+    const started = new Worker(file, { workerData: options });
     worker = started;
     startedAt = Date.now();
     started.on("message", (message: WorkerReport) => {
@@ -89,7 +90,7 @@ function createSlot(options: WorkerOptions, log: Log, stopping: AbortSignal) {
     started.on("error", (error) => {
       cause = error;
     });
-    const exited = once(started, "exit").then(async ([code]) => {
+    const exited = exitOf(started).then(async (code) => {
       await bury();
       return cause ?? new Error(`the worker ended with code ${code}`);
     });
@@ -141,7 +142,7 @@ function createSlot(options: WorkerOptions, log: Log, stopping: AbortSignal) {
   async function stop() {
     const ending = worker;
     if (!ending) return;
-    const exited = once(ending, "exit");
+    const exited = exitOf(ending);
     ending.postMessage("stop");
     const timer = setTimeout(() => {
       log.warn({ event: "worker_terminated", worker: options.index, afterMs: STOP_DEADLINE_MS });
@@ -153,6 +154,9 @@ function createSlot(options: WorkerOptions, log: Log, stopping: AbortSignal) {
 
   return { start, stop, watch, status, metrics: async () => [buried, report?.metrics ?? []] };
 }
+
+/** Not `once(worker, "exit")`: that rejects when the worker dies of an error. */
+const exitOf = (worker: Worker) => new Promise<number>((resolve) => worker.once("exit", resolve));
 
 /** Adds metrics up, as prom-client does for the workers of a cluster. */
 async function sum(metrics: object[][]): Promise<object[]> {

@@ -22,7 +22,7 @@ export async function startEmulator(
 
   async function stop() {
     stopping = true;
-    const exited = once(worker, "exit");
+    const exited = new Promise((resolve) => worker.once("exit", resolve));
     worker.postMessage("stop");
     const timer = setTimeout(() => worker.terminate(), STOP_DEADLINE_MS);
     await exited;

@@ -71,8 +71,7 @@ function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, 
 function matches(pattern: string, path: string): boolean {
   const parts = path.split("/");
   const expected = pattern.split("/");
-  return (
-    parts.length === expected.length &&
-    expected.every((part, index) => part.startsWith(":") || part === parts[index])
-  );
+  const fits = (part: string, index: number) =>
+    expected[index]?.startsWith(":") ? part !== "" : part === expected[index];
+  return parts.length === expected.length && parts.every(fits);
 }

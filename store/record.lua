@@ -26,16 +26,17 @@ end
 local markers = {}
 for at = FIRST, #ARGV, WIDTH do markers[#markers + 1] = prefix .. "order:" .. ARGV[at] end
 local known = redis.call("MGET", unpack(markers))
-local outcomes, seen, users, batch = {}, {}, {}, { orders = 0, cents = 0 }
+local outcomes, seen, users, days, batch = {}, {}, {}, {}, { orders = 0, cents = 0 }
 for index, marker in ipairs(markers) do
   local fresh = not known[index] and not seen[marker]
   outcomes[index] = fresh and 1 or 0
   if fresh then
     local at = FIRST + (index - 1) * WIDTH
-    local user, cents = ARGV[at + 1], tonumber(ARGV[at + 2])
+    local user, cents, day = ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
     seen[marker] = at
     users[user] = users[user] or { orders = 0, cents = 0 }
-    for _, sum in ipairs({ users[user], batch }) do
+    days[day] = days[day] or { orders = 0, cents = 0 }
+    for _, sum in ipairs({ users[user], days[day], batch }) do
       sum.orders, sum.cents = sum.orders + 1, sum.cents + cents
     end
   end
@@ -60,9 +61,10 @@ for marker, at in pairs(seen) do
     redis.call("ZINCRBY", board, "-" .. cents, user)
     redis.call("HINCRBY", board .. ":orders", user, 1)
   end
-  local day = ARGV[at + 3]
-  redis.call("HINCRBY", prefix .. "days", day .. ":orders", 1)
-  redis.call("HINCRBY", prefix .. "days", day .. ":cents", cents)
+end
+for day, sum in pairs(days) do
+  redis.call("HINCRBY", prefix .. "days", day .. ":orders", sum.orders)
+  redis.call("HINCRBY", prefix .. "days", day .. ":cents", sum.cents)
 end
 for _, sum in pairs(users) do
   redis.call("HINCRBY", sum.key, "order_count", sum.orders)

@@ -1,0 +1,98 @@
+import { describe, expect, test } from "bun:test";
+import { ConfigError, readConfig } from "../config.ts";
+
+function problemsOf(env: Record<string, string>): string[] {
+  try {
+    readConfig(env);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
+  return [];
+}
+
+describe("readConfig()", () => {
+  test("with nothing set names the embedded queue and store on loopback", () => {
+    expect(readConfig({})).toMatchObject({
+      http: { host: "127.0.0.1", port: 8000 },
+      queue: { kind: "embedded", name: "orders-queue", port: 4566 },
+      store: { kind: "sqlite", path: ".data/orders.db" },
+      consumer: { onValueMismatch: "correct" },
+      log: { level: "info" },
+    });
+    expect(readConfig({}).consumer.workers).toBeWithin(1, 5);
+  });
+
+  test.each([
+    [{ SQS_QUEUE_NAME: "mine" }, { kind: "sqs", name: "mine" }],
+    [
+      { AWS_ENDPOINT_URL: "http://localhost:4566" },
+      { kind: "sqs", name: "orders-queue", endpoint: "http://localhost:4566" },
+    ],
+    [
+      { AWS_ENDPOINT_URL: "http://a:1", AWS_ENDPOINT_URL_SQS: "http://b:2" },
+      { kind: "sqs", name: "orders-queue", endpoint: "http://b:2" },
+    ],
+    [
+      { SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/1/q" },
+      { kind: "sqs", name: "orders-queue", url: "https://sqs.eu-west-1.amazonaws.com/1/q" },
+    ],
+    [
+      { EMBEDDED_QUEUE_PORT: "0", DATA_DIR: "/d" },
+      { kind: "embedded", name: "orders-queue", port: 0, dir: "/d/queue" },
+    ],
+  ])("chooses the queue by %j", (env, queue) => {
+    expect(readConfig(env as Record<string, string>).queue).toEqual(queue as never);
+  });
+
+  test("chooses each half on its own", () => {
+    expect(readConfig({ REDIS_URL: "redis://r:6379" })).toMatchObject({
+      queue: { kind: "embedded" },
+      store: { kind: "redis", url: "redis://r:6379" },
+    });
+    expect(readConfig({ SQS_QUEUE_NAME: "q" })).toMatchObject({
+      queue: { kind: "sqs" },
+      store: { kind: "sqlite" },
+    });
+  });
+
+  test("takes an empty value for an unset one", () => {
+    expect(readConfig({ PORT: "", REDIS_URL: " ", API_KEY: "", SQS_QUEUE_NAME: "" })).toEqual(readConfig({}));
+  });
+
+  test.each([
+    [{ PORT: "70000" }, /^PORT must be an integer from 0 to 65535: got "70000"$/],
+    [{ PORT: "8e3" }, /^PORT must be an integer/],
+    [{ PORT: "-1" }, /^PORT must be an integer/],
+    [{ CONSUMER_WORKERS: "two" }, /^CONSUMER_WORKERS must be an integer from 0 to 64: got "two"$/],
+    [{ CONSUMER_CONCURRENCY: "0" }, /^CONSUMER_CONCURRENCY must be an integer from 1/],
+    [{ ON_VALUE_MISMATCH: "ignore" }, /^ON_VALUE_MISMATCH must be one of correct, reject: got "ignore"$/],
+    [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
+    [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
+    [{ SQS_QUEUE_NAME: "a b" }, /^SQS_QUEUE_NAME must be a queue name/],
+    [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
+    [{ REDIS_URL: "http://r" }, /^REDIS_URL must be a URL that begins with redis:\/\/ or rediss:\/\/$/],
+    [{ REDIS_URL: "localhost:6379" }, /^REDIS_URL must be/],
+    [{ REDIS_CLUSTER_NODES: "a:1,b:2" }, /^REDIS_CLUSTER_NODES is not supported yet/],
+  ])("refuses %j", (env, message) => {
+    const problems = problemsOf(env as Record<string, string>);
+    expect(problems).toHaveLength(1);
+    expect(problems[0]).toMatch(message);
+  });
+
+  test("lists every problem at once", () => {
+    expect(problemsOf({ PORT: "x", REDIS_URL: "x", LOG_LEVEL: "x" })).toHaveLength(3);
+  });
+
+  test("does not repeat a password", () => {
+    expect(problemsOf({ REDIS_URL: "redi://user:secret@host" }).join()).not.toContain("secret");
+  });
+
+  test("refuses the embedded halves in production", () => {
+    expect(problemsOf({ NODE_ENV: "production" })).toHaveLength(2);
+    expect(problemsOf({ NODE_ENV: "production", REDIS_URL: "redis://r" })).toEqual([
+      "NODE_ENV=production needs a queue: set SQS_QUEUE_URL or SQS_QUEUE_NAME",
+    ]);
+    expect(problemsOf({ NODE_ENV: "production", REDIS_URL: "redis://r", SQS_QUEUE_NAME: "q" })).toEqual([]);
+  });
+});

@@ -1,0 +1,288 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import pino from "pino";
+import { createConsumerMetrics } from "../consumer/metrics.ts";
+import { pollOnce, startPolling } from "../consumer/poll.ts";
+import type { ConsumerParts } from "../consumer/settle.ts";
+import { createStoreGate } from "../consumer/store-gate.ts";
+import type { Emulator } from "../queue/emulator.ts";
+import type { Queue } from "../queue/queue.ts";
+import { openStore } from "../store/open.ts";
+import { body } from "./support/orders.ts";
+import { observedQueue, switchableStore } from "./support/outages.ts";
+import { temporaryFolder } from "./support/program.ts";
+import { deadLettersOf, freshQueue, startFastEmulator, takeAll } from "./support/queues.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+let emulator: Emulator;
+beforeAll(async () => {
+  emulator = await startFastEmulator();
+});
+afterAll(() => emulator.stop());
+
+const never = new AbortController().signal;
+const NO_MESSAGES = { visible: 0, inFlight: 0, deadLetter: 0 };
+
+/** A consumer's parts on a fresh queue and a fresh store, with switches. */
+async function consumer(
+  overrides: { queue?: (real: Queue) => Partial<Queue>; onValueMismatch?: "reject" } = {},
+) {
+  const stopping = new AbortController();
+  const real = await freshQueue(emulator);
+  const { queue, calls } = observedQueue(real, overrides.queue?.(real));
+  const path = join(temporaryFolder(), "orders.db");
+  const { store, ...switches } = switchableStore(
+    await openStore({ kind: "sqlite", path, markerTtlSeconds: 1000 }),
+  );
+  const lines: { event: string }[] = [];
+  const log = pino({ level: "trace" }, { write: (line: string) => void lines.push(JSON.parse(line)) });
+  const metrics = createConsumerMetrics();
+  const gate = createStoreGate({ store, log }, stopping.signal);
+  const parts: ConsumerParts = {
+    queue,
+    store,
+    gate,
+    metrics,
+    log,
+    onValueMismatch: overrides.onValueMismatch ?? "correct",
+  };
+
+  async function outcomes() {
+    const { values } = await metrics.orders.get();
+    return Object.fromEntries(values.map(({ labels, value }) => [labels.outcome, value]));
+  }
+
+  async function close() {
+    stopping.abort();
+    await store.close();
+    queue.close();
+  }
+
+  const events = () => lines.map(({ event }) => event);
+  return {
+    parts,
+    queue: real,
+    store,
+    calls,
+    lines,
+    events,
+    outcomes,
+    stopping,
+    ...switches,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+describe("pollOnce()", () => {
+  test("counts, corrects, recognises copies, buries rejects and leaves an empty queue", async () => {
+    await using c = await consumer();
+    const corrected = {
+      order_id: "c",
+      order_value: 99.99,
+      items: [{ product_id: "P", quantity: 2, price_per_unit: 20 }],
+    };
+    const copy = body({ order_id: "copy", user_id: "U2" });
+    const rejects = ["{", body({ order_value: "10", items: [] })];
+    await c.queue.send([body(), body(corrected), copy, copy, ...rejects]);
+    expect(await pollOnce(c.parts, 0, never)).toBe(6);
+    expect(await c.outcomes()).toEqual({ counted: 2, corrected: 1, duplicate: 1, rejected: 2 });
+    expect(await c.store.global()).toEqual({ orders: 3, cents: 6000 });
+    expect(await c.store.user("U1")).toEqual({ orders: 2, cents: 5000 });
+    expect(await c.store.top("w:2024-W50", 9)).toEqual([
+      { userId: "U1", orders: 2, cents: 5000 },
+      { userId: "U2", orders: 1, cents: 1000 },
+    ]);
+    expect(await c.queue.depth()).toEqual({ ...NO_MESSAGES, deadLetter: 2 });
+    const dead = await takeAll(deadLettersOf(c.queue));
+    expect(dead.map((message) => [message.body, message.attributes.RejectReason?.StringValue])).toEqual([
+      [rejects[0] as string, "invalid_json"],
+      [rejects[1] as string, "invalid_order"],
+    ]);
+    const errors = JSON.parse(dead[1]?.attributes.RejectErrors?.StringValue ?? "");
+    expect(errors.map(({ path }: { path: string }) => path)).toEqual(["/order_value", "/items"]);
+  });
+
+  test("rejects a mismatch instead of correcting it when told to", async () => {
+    await using c = await consumer({ onValueMismatch: "reject" });
+    await c.queue.send([body({ order_value: 99.99 })]);
+    await pollOnce(c.parts, 0, never);
+    expect(await c.store.global()).toEqual({ orders: 0, cents: 0 });
+    const [dead] = await takeAll(deadLettersOf(c.queue));
+    expect(dead?.attributes.RejectReason?.StringValue).toBe("value_mismatch");
+  });
+
+  test("deletes nothing before the store has answered", async () => {
+    await using c = await consumer();
+    const { record } = c.parts.store;
+    c.parts.store = {
+      ...c.parts.store,
+      record: async (orders) => {
+        expect(c.calls).toEqual(["receive"]);
+        return await record(orders);
+      },
+    };
+    await c.queue.send([body(), body()]);
+    await pollOnce(c.parts, 0, never);
+    expect(c.calls).toEqual(["receive", "delete"]);
+  });
+
+  test("a batch whose delete fails comes back as duplicates", async () => {
+    let broken = true;
+    await using c = await consumer({
+      queue: (real) => ({
+        delete: async (messages) => {
+          if (broken) throw new Error("connection reset");
+          return await real.delete(messages);
+        },
+      }),
+    });
+    await c.queue.send([body(), body()]);
+    const held = await c.queue.receive(0, never);
+    await c.queue.changeVisibility(held, 0);
+    await expect(pollOnce(c.parts, 0, never)).rejects.toThrow("connection reset");
+    broken = false;
+    // The visibility timeout ends: here by a release of what was received.
+    const taken = (await (
+      await fetch(`${emulator.endpoint}/_fauxqs/queues/${c.queue.address.url.split("/").at(-1)}`)
+    ).json()) as {
+      messages: { inflight: { receiptHandle: string }[] };
+    };
+    const handles = taken.messages.inflight.map(({ receiptHandle }) => ({
+      ...(held[0] as never),
+      receiptHandle,
+    }));
+    await c.queue.changeVisibility(handles, 0);
+    await pollOnce(c.parts, 0, never);
+    expect(await c.outcomes()).toMatchObject({ counted: 2, duplicate: 2 });
+    expect(await c.store.global()).toEqual({ orders: 2, cents: 2000 });
+    expect(await c.queue.depth()).toEqual(NO_MESSAGES);
+  });
+
+  test("a reject that the dead-letter queue refuses stays in the queue", async () => {
+    await using c = await consumer({
+      queue: () => ({
+        deadLetter: async (rejected) => rejected.map(({ message }) => ({ message, reason: "full" })),
+      }),
+    });
+    await c.queue.send(["{", body()]);
+    await pollOnce(c.parts, 0, never);
+    expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 1, deadLetter: 0 });
+    expect(await c.outcomes()).toMatchObject({ counted: 1, rejected: 0 });
+    expect(c.events()).toEqual(["dead_letter_failed"]);
+  });
+
+  test("an order that the store refuses is left in the queue and the rest of its batch counts", async () => {
+    await using c = await consumer();
+    const { record } = c.parts.store;
+    c.parts.store = {
+      ...c.parts.store,
+      record: async (orders) => {
+        if (orders.some(({ id }) => id === "poison")) throw new Error("WRONGTYPE");
+        return await record(orders);
+      },
+    };
+    await c.queue.send([body(), body({ order_id: "poison" }), body()]);
+    await pollOnce(c.parts, 0, never);
+    expect(await c.store.global()).toEqual({ orders: 2, cents: 2000 });
+    expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 1, deadLetter: 0 });
+    expect(c.lines).toMatchObject([{ event: "order_refused", order_id: "poison" }]);
+  });
+});
+
+describe("while the store is away", () => {
+  test("a held batch stays hidden, nothing is received, and all counts when the store is back", async () => {
+    await using c = await consumer();
+    c.turnOff();
+    await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const poller = startPolling(c.parts, 4, c.stopping.signal);
+    await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));
+    await c.queue.send([body()]);
+    await waitFor(
+      "a few looks at the store",
+      () => c.calls.filter((name) => name === "receive").length > 0,
+      500,
+    ).catch(() => {});
+    expect(c.calls.filter((name) => name === "receive")).toHaveLength(1);
+    expect(await c.queue.depth()).toEqual({ visible: 1, inFlight: 10, deadLetter: 0 });
+    expect(c.events()).toEqual(["store_away"]);
+    c.turnOn();
+    await waitFor("the queue to be empty", async () => Bun.deepEquals(await c.queue.depth(), NO_MESSAGES));
+    expect(await c.store.global()).toEqual({ orders: 11, cents: 11_000 });
+    expect(c.events()).toEqual(["store_away", "store_back"]);
+    c.stopping.abort();
+    await poller.done;
+  });
+
+  test("a stop releases the held batch at once", async () => {
+    await using c = await consumer();
+    c.turnOff();
+    await c.queue.send([body(), "{"]);
+    const poller = startPolling(c.parts, 4, c.stopping.signal);
+    await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));
+    const before = performance.now();
+    c.stopping.abort();
+    await poller.done;
+    expect(performance.now() - before).toBeLessThan(1000);
+    expect(await c.queue.depth()).toEqual({ visible: 1, inFlight: 0, deadLetter: 1 });
+  });
+});
+
+describe("startPolling()", () => {
+  test("drains a full queue with several receives in flight, and settles down to one", async () => {
+    let open = 0;
+    let most = 0;
+    await using c = await consumer({
+      queue: (real) => ({
+        receive: async (wait, signal) => {
+          most = Math.max(most, ++open);
+          return await real.receive(wait, signal).finally(() => open--);
+        },
+      }),
+    });
+    for (let batch = 0; batch < 60; batch++) await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const poller = startPolling(c.parts, 4, c.stopping.signal);
+    await waitFor("600 orders", async () => (await c.store.global()).orders === 600);
+    expect(most).toBe(4);
+    await waitFor("a single long poll", () => open === 1);
+    expect(await c.queue.depth()).toEqual(NO_MESSAGES);
+    const before = performance.now();
+    c.stopping.abort();
+    await poller.done;
+    expect(performance.now() - before).toBeLessThan(1000);
+  });
+
+  test("keeps polling after errors, with one line for the first and one for the recovery", async () => {
+    let failures = 3;
+    await using c = await consumer({
+      queue: (real) => ({
+        receive: async (wait, signal) => {
+          if (failures-- > 0) throw new Error("ReceiveMessage failed: connection refused");
+          return await real.receive(wait, signal);
+        },
+      }),
+    });
+    await c.queue.send([body()]);
+    const poller = startPolling(c.parts, 2, c.stopping.signal);
+    await waitFor("the order", async () => (await c.store.global()).orders === 1);
+    await waitFor("the recovery", () => c.events().length === 2);
+    expect(c.events()).toEqual(["polling_failed", "polling_recovered"]);
+    c.stopping.abort();
+    await poller.done;
+  });
+
+  test("a stop lets the batch in hand be settled", async () => {
+    await using c = await consumer();
+    await c.queue.send([body()]);
+    const { record } = c.parts.store;
+    c.parts.store = {
+      ...c.parts.store,
+      record: async (orders) => {
+        c.stopping.abort();
+        return await record(orders);
+      },
+    };
+    await startPolling(c.parts, 2, c.stopping.signal).done;
+    expect(await c.queue.depth()).toEqual(NO_MESSAGES);
+    expect(await c.outcomes()).toMatchObject({ counted: 1 });
+  });
+});

@@ -1,0 +1,246 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { readConfig } from "../config.ts";
+import { type Running, start } from "../index.ts";
+import { openStore } from "../store/open.ts";
+import { order } from "./support/orders.ts";
+import { temporaryFolder } from "./support/program.ts";
+
+const dir = temporaryFolder();
+const config = (env: Record<string, string> = {}) =>
+  readConfig({
+    PORT: "0",
+    EMBEDDED_QUEUE_PORT: "0",
+    CONSUMER_WORKERS: "0",
+    LOG_LEVEL: "silent",
+    DATA_DIR: dir,
+    ...env,
+  });
+
+let api: Running;
+let locked: Running;
+beforeAll(async () => {
+  const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db"), markerTtlSeconds: 1000 });
+  await store.record([
+    order({ userId: "U5678", cents: 320_075 }),
+    order({ userId: "U1", cents: 1999, day: "2024-12-14" }),
+    order({ userId: "a/b c😀", cents: 10 }),
+  ]);
+  await store.close();
+  api = await start(config());
+  locked = await start(config({ API_KEY: "open sesame", DATA_DIR: temporaryFolder() }));
+});
+afterAll(() => Promise.all([api.stop(), locked.stop()]));
+
+const get = (path: string, init?: RequestInit) => fetch(api.url + path, init);
+const json = async (path: string) => await (await get(path)).json();
+
+describe("answers", () => {
+  test.each([
+    ["/", { message: "Welcome to Qyrus Assignment API", version: "1.0.0", docs: "/docs", health: "/health" }],
+    ["/stats/global", { total_orders: 3, total_revenue: 3220.84 }],
+    ["/users/U5678/stats", { user_id: "U5678", order_count: 1, total_spend: 3200.75 }],
+    ["/users/nobody/stats", { user_id: "nobody", order_count: 0, total_spend: 0 }],
+    [
+      `/users/${encodeURIComponent("a/b c😀")}/stats`,
+      { user_id: "a/b c😀", order_count: 1, total_spend: 0.1 },
+    ],
+    [
+      "/top-users?period=w&date=2024-50",
+      {
+        period: "w",
+        date: "2024-W50",
+        top_users: [
+          { user_id: "U5678", order_count: 1, total_spend: 3200.75 },
+          { user_id: "U1", order_count: 1, total_spend: 19.99 },
+          { user_id: "a/b c😀", order_count: 1, total_spend: 0.1 },
+        ],
+      },
+    ],
+    [
+      "/top-users?period=d&date=2024-12-14&n=1",
+      { period: "d", date: "2024-12-14", top_users: [{ user_id: "U1", order_count: 1, total_spend: 19.99 }] },
+    ],
+    ["/top-users?period=m&date=2024-11&n=1000", { period: "m", date: "2024-11", top_users: [] }],
+    [
+      "/stats/daily?from=2024-12-12&to=2024-12-14",
+      {
+        from: "2024-12-12",
+        to: "2024-12-14",
+        days: [
+          { date: "2024-12-12", total_orders: 0, total_revenue: 0 },
+          { date: "2024-12-13", total_orders: 2, total_revenue: 3200.85 },
+          { date: "2024-12-14", total_orders: 1, total_revenue: 19.99 },
+        ],
+      },
+    ],
+    [
+      "/health",
+      {
+        status: "healthy",
+        services: { redis: "embedded", api: "running", queue: "connected", consumers: "none" },
+      },
+    ],
+  ])("GET %s", async (path, expected) => {
+    const response = await get(path);
+    expect(response.status).toBe(200);
+    expect(response.headers.get("content-type")).toStartWith("application/json");
+    expect(await response.json()).toEqual(expected);
+  });
+
+  test("a top-users request without a date is about today", async () => {
+    expect(await json("/top-users?period=d")).toMatchObject({ date: new Date().toISOString().slice(0, 10) });
+  });
+
+  test("HEAD answers like GET without a body", async () => {
+    const response = await get("/stats/global", { method: "HEAD" });
+    expect([response.status, await response.text()]).toEqual([200, ""]);
+  });
+});
+
+describe("problems", () => {
+  test.each([
+    ["/nope", 404, "There is nothing at /nope: see /docs for what there is"],
+    ["/users//stats", 404, "There is nothing at /users//stats"],
+    ["/docs/package.json", 404, "There is nothing at /docs/package.json"],
+    ["/users/%ff/stats", 400, "not percent-encoded"],
+    ["/top-users", 422, "period must be d (day), w (ISO week), m (month) or y (year)"],
+    ["/top-users?period=x&date=2024", 422, "period must be d"],
+    [
+      "/top-users?period=d&date=2024-02-30",
+      422,
+      'With period=d, date must be a date, YYYY-MM-DD: got "2024-02-30"',
+    ],
+    ["/top-users?period=w&date=2024-53", 422, "date must be an ISO week"],
+    ["/top-users?period=m&date=2024-13", 422, "date must be a month"],
+    ["/top-users?period=y&date=", 422, "date must be a year"],
+    ["/top-users?period=y&date=2024&n=0", 422, "n must be an integer from 1 to 1000"],
+    ["/top-users?period=y&date=2024&n=1001", 422, "n must be an integer from 1 to 1000"],
+    ["/top-users?period=y&date=2024&n=1.5", 422, "n must be an integer from 1 to 1000"],
+    ["/top-users?period=y&date=2024&n=ten", 422, "n must be an integer from 1 to 1000"],
+    ["/stats/daily", 422, "from is required"],
+    ["/stats/daily?from=2024-12-13", 422, "to is required"],
+    ["/stats/daily?from=2024-12-13&to=tomorrow", 422, 'to must be a date, YYYY-MM-DD: got "tomorrow"'],
+    ["/stats/daily?from=2024-12-14&to=2024-12-13", 422, "from must not be after to"],
+    ["/stats/daily?from=2023-01-01&to=2024-12-13", 422, "at most 400 days: got 713"],
+    ["/stats/daily?from=0001-01-01&to=9999-12-31", 422, "at most 400 days"],
+  ])("GET %s is %i", async (path, status, detail) => {
+    const response = await get(path);
+    expect(response.status).toBe(status);
+    expect(response.headers.get("content-type")).toBe("application/problem+json");
+    const problem = (await response.json()) as Record<string, unknown>;
+    expect(problem).toMatchObject({ type: "about:blank", status });
+    expect(problem.title).toBeString();
+    expect(problem.detail).toContain(detail);
+  });
+
+  test("a wrong method is 405 and names the right one", async () => {
+    const response = await get("/stats/global", { method: "DELETE" });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, "GET"]);
+    expect(response.headers.get("content-type")).toBe("application/problem+json");
+  });
+
+  test("a broken body is no server error", async () => {
+    const init = { method: "POST", body: "{", headers: { "content-type": "application/json" } };
+    expect((await get("/stats/global", init)).status).toBe(405);
+  });
+});
+
+describe("with API_KEY", () => {
+  const ask = (path: string, authorization?: string) =>
+    fetch(locked.url + path, authorization ? { headers: { authorization } } : {});
+
+  test.each(["/", "/health"])("%s is open", async (path) => {
+    expect((await ask(path)).status).toBe(200);
+  });
+
+  test.each([
+    "/stats/global",
+    "/users/U1/stats",
+    "/metrics",
+    "/docs",
+    "/docs/json",
+    "/nope",
+    "/stats/global/",
+    "/health/",
+  ])("%s asks for it", async (path) => {
+    const refused = await ask(path);
+    expect(refused.status).toBe(401);
+    expect(refused.headers.get("www-authenticate")).toBe("Bearer");
+    expect(refused.headers.get("content-type")).toBe("application/problem+json");
+    expect((await ask(path, "Bearer wrong")).status).toBe(401);
+    expect((await ask(path, "open sesame")).status).toBe(401);
+    expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
+  });
+});
+
+describe("documentation", () => {
+  test("the page asks nobody else for anything, and everything it asks for is there", async () => {
+    const page = await get("/docs");
+    expect(page.headers.get("content-type")).toStartWith("text/html");
+    expect(page.headers.get("content-security-policy")).toContain("default-src 'self'");
+    const html = await page.text();
+    const links = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, link]) => link ?? "");
+    expect(links.length).toBeGreaterThanOrEqual(3);
+    for (const link of links) {
+      const url = new URL(link, `${api.url}/docs`);
+      expect(url.origin).toBe(api.url);
+      const asset = await fetch(url);
+      expect(asset.status, link).toBe(200);
+      expect((await asset.arrayBuffer()).byteLength).toBeGreaterThan(50);
+    }
+  });
+
+  test("the document names every route with a summary, an example and its problems", async () => {
+    const document = (await json("/docs/json")) as { paths: Record<string, Record<string, Operation>> };
+    expect(Object.keys(document.paths).sort()).toEqual([
+      "/",
+      "/health",
+      "/metrics",
+      "/stats/daily",
+      "/stats/global",
+      "/top-users",
+      "/users/{user_id}/stats",
+    ]);
+    for (const operation of Object.values(document.paths).flatMap(Object.values)) {
+      expect(operation.summary).toBeString();
+      const [content] = Object.values(operation.responses["200"]?.content ?? {});
+      expect(content?.example).toBeDefined();
+      expect(operation.responses["401"]).toBeDefined();
+    }
+  });
+});
+
+interface Operation {
+  summary: string;
+  responses: Record<string, { content?: Record<string, { example?: unknown }> }>;
+}
+
+test("a second program on the same port fails with one sentence", async () => {
+  const port = new URL(api.url).port;
+  await expect(start(config({ PORT: port, DATA_DIR: temporaryFolder() }))).rejects.toThrow(
+    `Cannot listen on 127.0.0.1:${port}: the port is taken`,
+  );
+});
+
+test("metrics are in Prometheus' format, with the names of the contract", async () => {
+  await get("/users/U1/stats");
+  await get("/nope");
+  const response = await get("/metrics");
+  expect(response.headers.get("content-type")).toStartWith("text/plain");
+  const text = await response.text();
+  expect(text).toMatch(
+    /^http_request_duration_seconds_count\{route="\/users\/:user_id\/stats",method="GET",status="200"\} \d+$/m,
+  );
+  expect(text).toMatch(
+    /^http_request_duration_seconds_count\{route="unknown",method="GET",status="404"\} \d+$/m,
+  );
+  expect(text).toMatch(/^queue_messages\{state="(visible|in_flight|dead_letter)"\} 0$/m);
+  expect(text).toMatch(/^consumer_workers\{state="running"\} 0$/m);
+  expect(text).toMatch(/^process_cpu_seconds_total \d/m);
+  for (const line of text.split("\n")) {
+    expect(line).toMatch(
+      /^$|^# (HELP|TYPE) \w+ .+$|^\w+(\{(\w+="[^"]*",?)+\})? -?(\d+(\.\d+)?(e[+-]?\d+)?|\+Inf|NaN)$/,
+    );
+  }
+});

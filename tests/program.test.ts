@@ -1,0 +1,287 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import type { Emulator } from "../queue/emulator.ts";
+import { openQueue, type Queue } from "../queue/queue.ts";
+import { locateQueue } from "../queue/setup.ts";
+import { body } from "./support/orders.ts";
+import { eventsOf, type Program, spawnProgram, startProgram, temporaryFolder } from "./support/program.ts";
+import { freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { freePort, type RedisServer, startRedisServer } from "./support/redis-server.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+let redisServer: RedisServer;
+let emulator: Emulator;
+beforeAll(async () => {
+  redisServer = await startRedisServer();
+  emulator = await startTestEmulator();
+});
+afterAll(() => Promise.all([redisServer.stop(), emulator.stop()]));
+
+const AWS = { AWS_REGION: "us-east-1", AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" };
+
+/** The environment of a program on a queue of the emulator and a store in Redis. */
+const shop = (queue: Queue, redisUrl: string, extra: Record<string, string> = {}) => ({
+  ...AWS,
+  AWS_ENDPOINT_URL: queue.address.endpoint ?? "",
+  SQS_QUEUE_URL: queue.address.url,
+  REDIS_URL: redisUrl,
+  CONSUMER_WORKERS: "2",
+  ...extra,
+});
+
+const isEmpty = async (queue: Queue) => {
+  const { visible, inFlight } = await queue.depth();
+  return visible + inFlight === 0;
+};
+const totalOrders = async (program: Program) =>
+  ((await (await program.get("/stats/global")).json()) as { total_orders: number }).total_orders;
+const health = async (program: Program) => {
+  const response = await program.get("/health");
+  return { code: response.status, ...((await response.json()) as { problems?: string[]; services: object }) };
+};
+
+async function sendOrders(queue: Queue, orders: number) {
+  for (let sent = 0; sent < orders; sent += 10) {
+    await queue.send(Array.from({ length: Math.min(10, orders - sent) }, () => body()));
+  }
+}
+
+describe("with no environment", () => {
+  test("the program counts orders from its embedded queue and stops within a second when idle", async () => {
+    const program = await startProgram({ DATA_DIR: temporaryFolder() });
+    const started = eventsOf(program.output()).find(({ event }) => event === "started");
+    expect(started).toMatchObject({
+      docs: `${program.url}/docs`,
+      store: "sqlite",
+      send_orders: "bun scripts/populate.ts",
+    });
+    expect(eventsOf(program.output())[0]).toMatchObject({ event: "embedded_mode" });
+    const endpoint = new URL(started?.queue as string).origin;
+    const queue = openQueue(await locateQueue({ name: "orders-queue", endpoint, embedded: true }));
+    await queue.send([
+      body(),
+      body({ order_value: 99.99, items: [{ product_id: "P", quantity: 2, price_per_unit: 20 }] }),
+      "{",
+    ]);
+    await waitFor("the orders", async () => (await totalOrders(program)) === 2);
+    expect(await (await program.get("/stats/global")).json()).toEqual({ total_orders: 2, total_revenue: 50 });
+    await waitFor("the outcomes in the metrics", async () => {
+      const text = await (await program.get("/metrics")).text();
+      return ["counted", "corrected", "rejected"].every((outcome) =>
+        text.includes(`orders_total{outcome="${outcome}"} 1`),
+      );
+    });
+    await waitFor("an empty queue", () => isEmpty(queue));
+    const before = performance.now();
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+    expect(performance.now() - before).toBeLessThan(1000);
+    expect(eventsOf(program.output()).map(({ event }) => event)).toEqual([
+      "embedded_mode",
+      "started",
+      "stopping",
+      "stopped",
+    ]);
+  });
+
+  test("orders that were queued and not yet counted survive kill -9", async () => {
+    const env = { DATA_DIR: temporaryFolder() };
+    const apiOnly = await startProgram({ ...env, CONSUMER_WORKERS: "0" });
+    const endpoint = new URL(eventsOf(apiOnly.output()).at(-1)?.queue as string).origin;
+    await sendOrders(openQueue(await locateQueue({ name: "orders-queue", endpoint, embedded: true })), 200);
+    apiOnly.kill("SIGKILL");
+    await apiOnly.exited;
+    const program = await startProgram(env);
+    await waitFor("the orders", async () => (await totalOrders(program)) === 200);
+    program.kill("SIGINT");
+    expect(await program.exited).toBe(0);
+  });
+});
+
+describe("on a named queue and Redis", () => {
+  test("kill -9 in the middle of a drain, again and again, loses and repeats nothing", async () => {
+    const queue = await freshQueue(emulator);
+    // Short, so that what a killed process held is delivered again within the test.
+    const env = shop(queue, redisServer.freshUrl());
+    const orders = 3000;
+    await sendOrders(queue, orders);
+    let last: Program | undefined;
+    for (let kills = 0; kills < 4; kills++) {
+      const program = await startProgram(env);
+      const target = (orders / 5) * (kills + 1);
+      await waitFor(
+        "part of the orders",
+        async () => (await totalOrders(program)) >= Math.min(target, orders),
+      );
+      program.kill("SIGKILL");
+      await program.exited;
+    }
+    await releaseAll(queue);
+    last = await startProgram(env);
+    await waitFor("an empty queue", () => isEmpty(queue));
+    expect(await (await last.get("/stats/global")).json()).toEqual({
+      total_orders: orders,
+      total_revenue: orders * 10,
+    });
+    last.kill("SIGTERM");
+    expect(await last.exited).toBe(0);
+  }, 60_000);
+
+  test("two programs share a queue and a store, and one that is stopped under load leaves the rest to the other", async () => {
+    const queue = await freshQueue(emulator);
+    const redisUrl = redisServer.freshUrl();
+    const [stopped, other] = await Promise.all([
+      startProgram(shop(queue, redisUrl)),
+      startProgram(shop(queue, redisUrl)),
+    ]);
+    const sending = sendOrders(queue, 3000);
+    await waitFor("the first orders", async () => (await totalOrders(other)) > 300);
+    const before = performance.now();
+    stopped.kill("SIGTERM");
+    stopped.kill("SIGTERM");
+    expect(await stopped.exited).toBe(0);
+    expect(performance.now() - before).toBeLessThan(10_000);
+    await sending;
+    await releaseAll(queue); // receives that the stop cut off on their way
+    await waitFor("an empty queue", () => isEmpty(queue), 20_000);
+    expect(await totalOrders(other)).toBe(3000);
+    other.kill("SIGTERM");
+    await other.exited;
+  }, 60_000);
+
+  test("a Redis that is killed turns health to 503 with the reason, and nothing is lost or burned", async () => {
+    const redis = await startRedisServer();
+    const queue = await freshQueue(emulator);
+    const program = await startProgram(shop(queue, redis.freshUrl()));
+    expect(await health(program)).toMatchObject({
+      code: 200,
+      services: { redis: "connected", queue: "connected", consumers: "running" },
+    });
+    await sendOrders(queue, 50);
+    await waitFor("the orders", async () => (await totalOrders(program)) === 50);
+    await redis.kill();
+    await waitFor("503", async () => (await health(program)).code === 503);
+    const unhealthy = await health(program);
+    expect(unhealthy.services).toMatchObject({ redis: "disconnected", queue: "connected" });
+    expect(unhealthy.problems?.join()).toMatch(/store: /);
+    const stats = await program.get("/stats/global");
+    expect([stats.status, stats.headers.get("content-type")]).toEqual([503, "application/problem+json"]);
+    await sendOrders(queue, 100);
+    await waitFor("a worker to pause", () => program.output().includes("store_away"));
+    await redis.start();
+    const back = performance.now();
+    await waitFor("the rest", async () => (await totalOrders(program).catch(() => 0)) === 150);
+    expect(performance.now() - back).toBeLessThan(2000);
+    await waitFor("200", async () => (await health(program)).code === 200);
+    expect((await queue.depth()).deadLetter).toBe(0);
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+    await redis.stop();
+  }, 30_000);
+
+  test("a stop during an outage of the store releases what is held, within ten seconds", async () => {
+    const redis = await startRedisServer();
+    const queue = await freshQueue(emulator);
+    const program = await startProgram(shop(queue, redis.freshUrl()));
+    await redis.kill();
+    await sendOrders(queue, 20);
+    await waitFor("a worker to pause", () => program.output().includes("store_away"));
+    const before = performance.now();
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+    expect(performance.now() - before).toBeLessThan(10_000);
+    expect(await takeAll(queue)).toHaveLength(20);
+    await redis.stop();
+  }, 30_000);
+
+  test("a queue that stops turns health to 503, and back", async () => {
+    const dir = join(temporaryFolder(), "queue");
+    const first = await startTestEmulator(dir);
+    const queue = await freshQueue(first);
+    const program = await startProgram(shop(queue, redisServer.freshUrl()));
+    expect((await health(program)).code).toBe(200);
+    await first.stop();
+    await waitFor("503", async () => (await health(program)).code === 503);
+    expect((await health(program)).problems?.join()).toMatch(/queue: .*connection refused/);
+    const { startEmulator } = await import("../queue/emulator.ts");
+    const port = Number(new URL(first.endpoint).port);
+    const second = await startEmulator({ port, dir }, () => {});
+    await waitFor("200", async () => (await health(program)).code === 200);
+    await sendOrders(queue, 10);
+    await waitFor("the orders", async () => (await totalOrders(program)) === 10);
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+    const failures = eventsOf(program.output()).filter(({ event }) => event === "polling_failed");
+    expect(failures.length).toBeLessThanOrEqual(2); // one line a worker, whatever the number of tries
+    await second.stop();
+  }, 30_000);
+});
+
+describe("a start that cannot be says so in one sentence and exits with 1:", () => {
+  const freshEnv = () => ({ DATA_DIR: temporaryFolder() });
+
+  async function failedStart(env: Record<string, string>) {
+    const { child, output } = spawnProgram(env);
+    const code = await child.exited;
+    await waitFor("its words", () => output().length > 0);
+    return { code, lines: output().trim().split("\n") };
+  }
+
+  test.each<[string, () => Record<string, string>, RegExp]>([
+    [
+      "a taken port",
+      () => ({ ...freshEnv(), PORT: new URL(emulator.endpoint).port }),
+      /^Cannot listen on 127\.0\.0\.1:\d+: the port is taken/,
+    ],
+    [
+      "a taken queue port",
+      () => ({ ...freshEnv(), EMBEDDED_QUEUE_PORT: new URL(emulator.endpoint).port }),
+      /^Cannot start the embedded queue on 127\.0\.0\.1:\d+: the port is taken/,
+    ],
+    [
+      "a wrong REDIS_URL",
+      () => ({ REDIS_URL: "localhost" }),
+      /^REDIS_URL must be a URL that begins with redis:/,
+    ],
+    [
+      "no Redis there",
+      () => ({ ...freshEnv(), REDIS_URL: `redis://127.0.0.1:${freePort()}` }),
+      /^Cannot reach Redis at redis:.*: connection refused\. Start it/,
+    ],
+    [
+      "an unreachable endpoint",
+      () => ({ ...AWS, ...freshEnv(), AWS_ENDPOINT_URL: `http://127.0.0.1:${freePort()}` }),
+      /^Cannot use the queue orders-queue at http.*: connection refused\. Check AWS_ENDPOINT_URL/,
+    ],
+    ["no region", () => ({ ...freshEnv(), SQS_QUEUE_NAME: "q" }), /Set AWS_REGION/],
+  ])(
+    "%s",
+    async (_, env, message) => {
+      const { code, lines } = await failedStart(env());
+      expect(lines).toHaveLength(1);
+      expect(lines[0]).toMatch(message);
+      expect(code).toBe(1);
+    },
+    20_000,
+  );
+
+  test("every problem of the environment on a line of its own", async () => {
+    const { code, lines } = await failedStart({ PORT: "x", LOG_LEVEL: "x" });
+    expect(lines).toHaveLength(2);
+    expect(code).toBe(1);
+  });
+});
+
+/** Makes visible what dead processes held; the visibility timeout would, half a minute later. */
+async function releaseAll({ address, changeVisibility }: Queue) {
+  const response = await fetch(`${address.endpoint}/_fauxqs/queues/${address.url.split("/").at(-1)}`);
+  const { messages } = (await response.json()) as { messages: { inflight: { receiptHandle: string }[] } };
+  const handles = messages.inflight.map(({ receiptHandle }) => ({
+    receiptHandle,
+    id: "",
+    body: "",
+    sentAtMs: 0,
+    attributes: {},
+  }));
+  for (let at = 0; at < handles.length; at += 10) await changeVisibility(handles.slice(at, at + 10), 0);
+}

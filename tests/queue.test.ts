@@ -1,0 +1,250 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { CreateQueueCommand, GetQueueAttributesCommand } from "@aws-sdk/client-sqs";
+import { createClient } from "../queue/client.ts";
+import { type Emulator, startEmulator } from "../queue/emulator.ts";
+import { openQueue } from "../queue/queue.ts";
+import { locateQueue } from "../queue/setup.ts";
+import { temporaryFolder } from "./support/program.ts";
+import { deadLettersOf, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { freePort } from "./support/redis-server.ts";
+
+let emulator: Emulator;
+beforeAll(async () => {
+  emulator = await startTestEmulator();
+});
+afterAll(() => emulator.stop());
+
+const never = new AbortController().signal;
+
+/** A server that answers every request as told, for what an emulator never does. */
+function rawServer(answer: (request: Request) => Response | Promise<Response>) {
+  const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: answer });
+  const address = {
+    embedded: true,
+    endpoint: server.url.href,
+    retentionSeconds: 60,
+    visibilityTimeoutSeconds: 30,
+  };
+  const queue = openQueue({ ...address, url: `${server.url}0/q`, deadLetterUrl: `${server.url}0/q-dlq` });
+  return { queue, stop: () => server.stop(true) };
+}
+
+describe("locateQueue()", () => {
+  test("creates a missing queue with its dead-letter queue, redrive after 5 receives, visibility 30 s", async () => {
+    const address = await locateQueue({ name: "made", endpoint: emulator.endpoint, embedded: true });
+    const client = createClient(address);
+    const command = new GetQueueAttributesCommand({ QueueUrl: address.url, AttributeNames: ["All"] });
+    const { Attributes } = await client.send(command);
+    const deadLetter = new GetQueueAttributesCommand({
+      QueueUrl: address.deadLetterUrl,
+      AttributeNames: ["All"],
+    });
+    const { Attributes: deadLetterAttributes } = await client.send(deadLetter);
+    expect(Attributes?.VisibilityTimeout).toBe("30");
+    expect(JSON.parse(Attributes?.RedrivePolicy ?? "")).toEqual({
+      deadLetterTargetArn: deadLetterAttributes?.QueueArn,
+      maxReceiveCount: 5,
+    });
+    expect(address.deadLetterUrl).toEndWith("/made-dlq");
+    expect(deadLetterAttributes?.MessageRetentionPeriod).toBe("1209600");
+    expect(await locateQueue({ name: "made", endpoint: emulator.endpoint, embedded: true })).toEqual(address);
+  });
+
+  test("gives an existing queue without a redrive policy a dead-letter queue when it goes by name", async () => {
+    const client = createClient({ endpoint: emulator.endpoint, embedded: true });
+    await client.send(new CreateQueueCommand({ QueueName: "bare", Attributes: { VisibilityTimeout: "77" } }));
+    const address = await locateQueue({ name: "bare", endpoint: emulator.endpoint, embedded: true });
+    expect(address).toMatchObject({ visibilityTimeoutSeconds: 77 });
+    expect(address.deadLetterUrl).toEndWith("/bare-dlq");
+  });
+
+  test("leaves a queue named by URL as it is", async () => {
+    const client = createClient({ endpoint: emulator.endpoint, embedded: true });
+    const attributes = { MessageRetentionPeriod: "600" };
+    const { QueueUrl: url = "" } = await client.send(
+      new CreateQueueCommand({ QueueName: "mine", Attributes: attributes }),
+    );
+    const all = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames: ["All"] });
+    const before = await client.send(all);
+    const address = await locateQueue({ name: "ignored", url, endpoint: emulator.endpoint, embedded: true });
+    expect((await client.send(all)).Attributes).toEqual(before.Attributes);
+    expect(address).toMatchObject({ url, retentionSeconds: 600, visibilityTimeoutSeconds: 30 });
+    expect(address.deadLetterUrl).toBeUndefined();
+  });
+
+  test("eight processes that start at once agree on one queue", async () => {
+    const wanted = { name: "race", endpoint: emulator.endpoint, embedded: true };
+    const addresses = await Promise.all(Array.from({ length: 8 }, () => locateQueue(wanted)));
+    expect(new Set(addresses.map((address) => JSON.stringify(address))).size).toBe(1);
+  });
+
+  test.each([
+    [
+      "an unknown URL",
+      () => ({ url: `${emulator.endpoint}/000000000000/nope` }),
+      /QueueDoesNotExist.*Create it/,
+    ],
+    [
+      "nothing listening",
+      () => ({ endpoint: `http://127.0.0.1:${freePort()}` }),
+      /connection refused\. Check AWS_ENDPOINT_URL/,
+    ],
+  ])("rejects with one sentence for %s", async (_, fields, message) => {
+    const wanted = { name: "x", endpoint: emulator.endpoint, embedded: true, ...fields() };
+    await expect(locateQueue(wanted)).rejects.toThrow(message);
+  });
+});
+
+describe("the queue", () => {
+  test("delivers bodies unchanged, whatever characters they hold", async () => {
+    const queue = await freshQueue(emulator);
+    const bodies = ["plain", "😀 é \u00a0", '{"a":"\\u0000\\ud800"}', "a\nb\tc", "\ud7ff\ue000\ufffd", " "];
+    await queue.send(bodies);
+    const received = await queue.receive(0, never);
+    expect(received.map(({ body }) => body)).toEqual(bodies);
+    for (const { sentAtMs } of received) expect(Date.now() - sentAtMs).toBeWithin(-1, 10_000);
+  });
+
+  test("hides what was received, and shows it again when released", async () => {
+    const queue = await freshQueue(emulator);
+    await queue.send(["a"]);
+    const received = await queue.receive(0, never);
+    expect(await queue.receive(0, never)).toEqual([]);
+    expect(await queue.depth()).toEqual({ visible: 0, inFlight: 1, deadLetter: 0 });
+    expect(await queue.changeVisibility(received, 0)).toEqual([]);
+    expect(await queue.depth()).toEqual({ visible: 1, inFlight: 0, deadLetter: 0 });
+    expect(await queue.delete(await queue.receive(0, never))).toEqual([]);
+    expect(await queue.depth()).toEqual({ visible: 0, inFlight: 0, deadLetter: 0 });
+  });
+
+  test("deadLetter() copies the body unchanged with reason, errors and the sender's attributes", async () => {
+    const queue = await freshQueue(emulator);
+    await queue.send(["not json 😀"]);
+    const [message] = await queue.receive(0, never);
+    if (!message) throw new Error("nothing received");
+    const errors = [{ path: "/items/0", message: "is “odd”" }];
+    const trace = { DataType: "String", StringValue: "00-abc" };
+    const rejected = { ...message, attributes: { traceparent: trace } };
+    expect(await queue.deadLetter([{ message: rejected, reason: "invalid_json", errors }])).toEqual([]);
+    const [dead] = await takeAll(deadLettersOf(queue));
+    expect(dead?.body).toBe("not json 😀");
+    expect(dead?.attributes).toMatchObject({
+      RejectReason: { DataType: "String", StringValue: "invalid_json" },
+      RejectErrors: { DataType: "String", StringValue: JSON.stringify(errors) },
+      traceparent: trace,
+    });
+  });
+
+  test("deadLetter() takes ten messages that are too large for one batch together", async () => {
+    const queue = await freshQueue(emulator);
+    const bodies = Array.from({ length: 10 }, (_, index) => `${index}${"x".repeat(200_000)}`);
+    for (const body of bodies) await queue.send([body]);
+    const messages = await queue.receive(0, never);
+    expect(messages).toHaveLength(10);
+    const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
+    expect(await queue.deadLetter(rejected)).toEqual([]);
+    const dead = await takeAll(deadLettersOf(queue));
+    expect(dead.map(({ body }) => body).sort()).toEqual(bodies);
+  });
+
+  test("a message that grows past the limit by its reject attributes is named as a failure", async () => {
+    const queue = await freshQueue(emulator);
+    await queue.send(["x".repeat(1024 * 1024)]);
+    const messages = await queue.receive(0, never);
+    const failures = await queue
+      .deadLetter(messages.map((message) => ({ message, reason: "invalid_json", errors: [] })))
+      .catch((error) => error);
+    expect(failures).toBeInstanceOf(Error);
+    expect((await queue.depth()).inFlight).toBe(1);
+  });
+
+  test("the Failed list of an answer is read: those messages are answered, with the reason", async () => {
+    const failed = [{ Id: "1", SenderFault: false, Code: "InternalError", Message: "try again" }];
+    const { queue, stop } = rawServer(() => Response.json({ Successful: [], Failed: failed }));
+    const messages = ["a", "b", "c"].map((id) => ({
+      id,
+      body: id,
+      receiptHandle: id,
+      sentAtMs: 0,
+      attributes: {},
+    }));
+    const expected = [{ message: messages[1], reason: "InternalError: try again" }];
+    expect(await queue.delete(messages)).toEqual(expected as never);
+    expect(await queue.changeVisibility(messages, 5)).toEqual(expected as never);
+    const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
+    expect(await queue.deadLetter(rejected)).toEqual(expected as never);
+    await expect(queue.send(["a", "b"])).rejects.toThrow("Cannot send 1 messages: try again");
+    stop();
+  });
+
+  test("a receive that is never answered ends five seconds after its wait", async () => {
+    const { queue, stop } = rawServer(() => new Promise<Response>(() => {}));
+    const before = performance.now();
+    await expect(queue.receive(0, never)).rejects.toThrow("ReceiveMessage failed: no answer within 5 s");
+    expect(performance.now() - before).toBeWithin(4900, 6500);
+    stop();
+  }, 10_000);
+
+  test("a receive whose answer stalls in the middle ends too", async () => {
+    const stalled = () =>
+      new Response(
+        new ReadableStream({
+          start: (controller) => controller.enqueue(new TextEncoder().encode('{"Messages":[')),
+        }),
+      );
+    const { queue, stop } = rawServer(stalled);
+    await expect(queue.receive(0, never)).rejects.toThrow("no answer within 5 s");
+    stop();
+  }, 10_000);
+
+  test("aborting ends a long poll at once, and the next message is not handed to it", async () => {
+    const queue = await freshQueue(emulator);
+    const stopping = new AbortController();
+    const polling = queue.receive(20, stopping.signal);
+    await Bun.sleep(100); // the request must have reached the emulator; nothing shows that it has
+    const before = performance.now();
+    stopping.abort();
+    await expect(polling).rejects.toThrow();
+    expect(performance.now() - before).toBeLessThan(500);
+    await queue.send(["late"]);
+    expect(await queue.receive(1, never)).toHaveLength(1);
+  });
+});
+
+describe("the embedded queue", () => {
+  test("keeps its messages over a restart", async () => {
+    const dir = join(temporaryFolder(), "queue");
+    const first = await startTestEmulator(dir);
+    const queue = await freshQueue(first);
+    await queue.send(["kept 1", "kept 2", "deleted"]);
+    const messages = await queue.receive(0, never);
+    await queue.delete(messages.filter(({ body }) => body === "deleted"));
+    await queue.changeVisibility(
+      messages.filter(({ body }) => body !== "deleted"),
+      0,
+    );
+    await first.stop();
+    const second = await startTestEmulator(dir);
+    const name = queue.address.url.split("/").at(-1) ?? "";
+    const again = openQueue(await locateQueue({ name, endpoint: second.endpoint, embedded: true }));
+    expect((await takeAll(again)).map(({ body }) => body).sort()).toEqual(["kept 1", "kept 2"]);
+    await second.stop();
+  });
+
+  test("listens on loopback only", async () => {
+    const listening = await Bun.file("/proc/net/tcp").text();
+    const port = Number(new URL(emulator.endpoint).port).toString(16).toUpperCase().padStart(4, "0");
+    const local = listening.split("\n").flatMap((line) => line.trim().split(/\s+/)[1] ?? []);
+    expect(local.filter((address) => address.endsWith(`:${port}`))).toContain(`0100007F:${port}`);
+    expect(local).not.toContain(`00000000:${port}`);
+  });
+
+  test("a taken port is one sentence", async () => {
+    const port = Number(new URL(emulator.endpoint).port);
+    const starting = startEmulator({ port, dir: join(temporaryFolder(), "queue") }, () => {});
+    await expect(starting).rejects.toThrow(
+      `Cannot start the embedded queue on 127.0.0.1:${port}: the port is taken`,
+    );
+  });
+});

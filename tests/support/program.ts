@@ -1,0 +1,71 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { waitFor } from "./wait-for.ts";
+
+const ROOT = join(import.meta.dir, "../..");
+
+export interface Program {
+  url: string;
+  pid: number;
+  exited: Promise<number>;
+  /** Everything it wrote so far. */
+  output(): string;
+  kill(signal: NodeJS.Signals): void;
+  get(path: string): Promise<Response>;
+}
+
+/** A folder that is gone when the test process ends. */
+export function temporaryFolder(): string {
+  const dir = mkdtempSync(join(tmpdir(), "orders-"));
+  process.on("exit", () => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+/** Starts the real program as a process of its own on a free port. The environment is this and nothing else. */
+export function spawnProgram(env: Record<string, string>): {
+  child: Bun.Subprocess<"ignore", "pipe", "pipe">;
+  output: () => string;
+} {
+  let text = "";
+  const child = Bun.spawn([process.execPath, "index.ts"], {
+    cwd: ROOT,
+    env: {
+      PATH: process.env.PATH ?? "",
+      HOME: process.env.HOME ?? "",
+      PORT: "0",
+      EMBEDDED_QUEUE_PORT: "0",
+      ...env,
+    },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  for (const stream of [child.stdout, child.stderr]) {
+    void (async () => {
+      for await (const chunk of stream) text += new TextDecoder().decode(chunk);
+    })();
+  }
+  return { child, output: () => text };
+}
+
+/** The same, once it has said that it has started. */
+export async function startProgram(env: Record<string, string>): Promise<Program> {
+  const { child, output } = spawnProgram(env);
+  await waitFor("the program to start", () => output().includes('"started"') || child.exitCode !== null);
+  const started = eventsOf(output()).find(({ event }) => event === "started");
+  if (!started) throw new Error(`The program did not start: ${output()}`);
+  return {
+    url: started.api as string,
+    pid: child.pid,
+    exited: child.exited,
+    output,
+    kill: (signal) => child.kill(signal),
+    get: (path) => fetch(`${started.api}${path}`),
+  };
+}
+
+/** The JSON lines of a program's output. */
+export function eventsOf(output: string): Record<string, unknown>[] {
+  return output.split("\n").flatMap((line) => (line.startsWith("{") ? [JSON.parse(line)] : []));
+}

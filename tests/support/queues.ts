@@ -1,0 +1,43 @@
+import { join } from "node:path";
+import { startFauxqs } from "fauxqs";
+import { type Emulator, startEmulator } from "../../queue/emulator.ts";
+import { type Message, openQueue, type Queue } from "../../queue/queue.ts";
+import { locateQueue } from "../../queue/setup.ts";
+import { temporaryFolder } from "./program.ts";
+
+let next = 0;
+
+/** A real SQS emulator of this test file's own, on a free port of loopback. */
+export async function startTestEmulator(dir = join(temporaryFolder(), "queue")): Promise<Emulator> {
+  return await startEmulator({ port: 0, dir }, (error) => {
+    throw error;
+  });
+}
+
+/** The same in memory and in this thread, for tests that send many messages. */
+export async function startFastEmulator(): Promise<Emulator> {
+  const server = await startFauxqs({ port: 0, listenHost: "127.0.0.1", host: "", logger: false });
+  return { endpoint: `http://127.0.0.1:${server.port}`, stop: () => server.stop() };
+}
+
+/** A queue that no other test uses, with its dead-letter queue. */
+export async function freshQueue({ endpoint }: Emulator): Promise<Queue> {
+  return openQueue(await locateQueue({ name: `orders-${next++}-${process.pid}`, endpoint, embedded: true }));
+}
+
+/** Takes everything that is visible, deleting it. */
+export async function takeAll(queue: Queue): Promise<Message[]> {
+  const all: Message[] = [];
+  for (;;) {
+    const messages = await queue.receive(0, new AbortController().signal);
+    if (messages.length === 0) return all;
+    all.push(...messages);
+    await queue.delete(messages);
+  }
+}
+
+/** The dead-letter queue of a queue, as a queue. */
+export function deadLettersOf(queue: Queue): Queue {
+  const { deadLetterUrl, ...address } = queue.address;
+  return openQueue({ ...address, url: deadLetterUrl ?? "" });
+}
