@@ -60,7 +60,7 @@ function readQueue(read: Reader, dir: string): QueueConfig {
   const url = read.url("SQS_QUEUE_URL", ["http:", "https:"]);
   const named = read.pattern(
     "SQS_QUEUE_NAME",
-    /^[\w-]{1,76}(\.fifo)?$/,
+    /^[\w-]{1,76}$/,
     "a queue name of letters, digits, - and _",
   );
   const endpoint =

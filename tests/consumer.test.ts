@@ -11,7 +11,7 @@ import { openStore } from "../store/open.ts";
 import { body } from "./support/orders.ts";
 import { observedQueue, switchableStore } from "./support/outages.ts";
 import { temporaryFolder } from "./support/program.ts";
-import { deadLettersOf, freshQueue, startFastEmulator, takeAll } from "./support/queues.ts";
+import { deadLettersOf, freshQueue, releaseAll, startFastEmulator, takeAll } from "./support/queues.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 let emulator: Emulator;
@@ -31,9 +31,7 @@ async function consumer(
   const real = await freshQueue(emulator);
   const { queue, calls } = observedQueue(real, overrides.queue?.(real));
   const path = join(temporaryFolder(), "orders.db");
-  const { store, ...switches } = switchableStore(
-    await openStore({ kind: "sqlite", path, markerTtlSeconds: 1000 }),
-  );
+  const { store, turn } = switchableStore(await openStore({ kind: "sqlite", path, markerTtlSeconds: 1000 }));
   const lines: { event: string }[] = [];
   const log = pino({ level: "trace" }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const metrics = createConsumerMetrics();
@@ -68,7 +66,7 @@ async function consumer(
     events,
     outcomes,
     stopping,
-    ...switches,
+    turn,
     [Symbol.asyncDispose]: close,
   };
 }
@@ -137,21 +135,9 @@ describe("pollOnce()", () => {
       }),
     });
     await c.queue.send([body(), body()]);
-    const held = await c.queue.receive(0, never);
-    await c.queue.changeVisibility(held, 0);
     await expect(pollOnce(c.parts, 0, never)).rejects.toThrow("connection reset");
     broken = false;
-    // The visibility timeout ends: here by a release of what was received.
-    const taken = (await (
-      await fetch(`${emulator.endpoint}/_fauxqs/queues/${c.queue.address.url.split("/").at(-1)}`)
-    ).json()) as {
-      messages: { inflight: { receiptHandle: string }[] };
-    };
-    const handles = taken.messages.inflight.map(({ receiptHandle }) => ({
-      ...(held[0] as never),
-      receiptHandle,
-    }));
-    await c.queue.changeVisibility(handles, 0);
+    await releaseAll(c.queue);
     await pollOnce(c.parts, 0, never);
     expect(await c.outcomes()).toMatchObject({ counted: 2, duplicate: 2 });
     expect(await c.store.global()).toEqual({ orders: 2, cents: 2000 });
@@ -192,7 +178,7 @@ describe("pollOnce()", () => {
 describe("while the store is away", () => {
   test("a held batch stays hidden, nothing is received, and all counts when the store is back", async () => {
     await using c = await consumer();
-    c.turnOff();
+    c.turn("off");
     await c.queue.send(Array.from({ length: 10 }, () => body()));
     const poller = startPolling(c.parts, 4, c.stopping.signal);
     await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));
@@ -205,7 +191,7 @@ describe("while the store is away", () => {
     expect(c.calls.filter((name) => name === "receive")).toHaveLength(1);
     expect(await c.queue.depth()).toEqual({ visible: 1, inFlight: 10, deadLetter: 0 });
     expect(c.events()).toEqual(["store_away"]);
-    c.turnOn();
+    c.turn("on");
     await waitFor("the queue to be empty", async () => Bun.deepEquals(await c.queue.depth(), NO_MESSAGES));
     expect(await c.store.global()).toEqual({ orders: 11, cents: 11_000 });
     expect(c.events()).toEqual(["store_away", "store_back"]);
@@ -215,7 +201,7 @@ describe("while the store is away", () => {
 
   test("a stop releases the held batch at once", async () => {
     await using c = await consumer();
-    c.turnOff();
+    c.turn("off");
     await c.queue.send([body(), "{"]);
     const poller = startPolling(c.parts, 4, c.stopping.signal);
     await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));

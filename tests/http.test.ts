@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { Validator } from "@seriousme/openapi-schema-validator";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
 import { openStore } from "../store/open.ts";
@@ -191,6 +192,14 @@ describe("documentation", () => {
     }
   });
 
+  test("the document is valid OpenAPI", async () => {
+    const { valid, errors } = await new Validator().validate(
+      (await json("/docs/json")) as Record<string, unknown>,
+    );
+    expect(errors).toBeUndefined();
+    expect(valid).toBe(true);
+  });
+
   test("the document names every route with a summary, an example and its problems", async () => {
     const document = (await json("/docs/json")) as { paths: Record<string, Record<string, Operation>> };
     expect(Object.keys(document.paths).sort()).toEqual([
@@ -202,7 +211,7 @@ describe("documentation", () => {
       "/top-users",
       "/users/{user_id}/stats",
     ]);
-    for (const operation of Object.values(document.paths).flatMap(Object.values)) {
+    for (const operation of Object.values(document.paths).flatMap((methods) => Object.values(methods))) {
       expect(operation.summary).toBeString();
       const [content] = Object.values(operation.responses["200"]?.content ?? {});
       expect(content?.example).toBeDefined();

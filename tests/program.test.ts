@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import type { Emulator } from "../queue/emulator.ts";
+import { type Emulator, startEmulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { body } from "./support/orders.ts";
 import { eventsOf, type Program, spawnProgram, startProgram, temporaryFolder } from "./support/program.ts";
-import { freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { freshQueue, releaseAll, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort, type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -101,11 +101,9 @@ describe("with no environment", () => {
 describe("on a named queue and Redis", () => {
   test("kill -9 in the middle of a drain, again and again, loses and repeats nothing", async () => {
     const queue = await freshQueue(emulator);
-    // Short, so that what a killed process held is delivered again within the test.
     const env = shop(queue, redisServer.freshUrl());
     const orders = 3000;
     await sendOrders(queue, orders);
-    let last: Program | undefined;
     for (let kills = 0; kills < 4; kills++) {
       const program = await startProgram(env);
       const target = (orders / 5) * (kills + 1);
@@ -117,7 +115,7 @@ describe("on a named queue and Redis", () => {
       await program.exited;
     }
     await releaseAll(queue);
-    last = await startProgram(env);
+    const last = await startProgram(env);
     await waitFor("an empty queue", () => isEmpty(queue));
     expect(await (await last.get("/stats/global")).json()).toEqual({
       total_orders: orders,
@@ -203,7 +201,6 @@ describe("on a named queue and Redis", () => {
     await first.stop();
     await waitFor("503", async () => (await health(program)).code === 503);
     expect((await health(program)).problems?.join()).toMatch(/queue: .*connection refused/);
-    const { startEmulator } = await import("../queue/emulator.ts");
     const port = Number(new URL(first.endpoint).port);
     const second = await startEmulator({ port, dir }, () => {});
     await waitFor("200", async () => (await health(program)).code === 200);
@@ -271,17 +268,3 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
     expect(code).toBe(1);
   });
 });
-
-/** Makes visible what dead processes held; the visibility timeout would, half a minute later. */
-async function releaseAll({ address, changeVisibility }: Queue) {
-  const response = await fetch(`${address.endpoint}/_fauxqs/queues/${address.url.split("/").at(-1)}`);
-  const { messages } = (await response.json()) as { messages: { inflight: { receiptHandle: string }[] } };
-  const handles = messages.inflight.map(({ receiptHandle }) => ({
-    receiptHandle,
-    id: "",
-    body: "",
-    sentAtMs: 0,
-    attributes: {},
-  }));
-  for (let at = 0; at < handles.length; at += 10) await changeVisibility(handles.slice(at, at + 10), 0);
-}

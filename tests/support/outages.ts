@@ -4,6 +4,9 @@ import type { Store } from "../../store/store.ts";
 /** A real store behind a switch: while it is off every call fails, as it does with Redis gone. */
 export function switchableStore(store: Store) {
   let off = false;
+  const turn = (to: "off" | "on") => {
+    off = to === "off";
+  };
   const guarded =
     <A extends unknown[], R>(call: (...args: A) => Promise<R>) =>
     async (...args: A): Promise<R> => {
@@ -20,7 +23,7 @@ export function switchableStore(store: Store) {
     check: guarded(check),
     close,
   };
-  return { store: wrapped, turnOff: () => void (off = true), turnOn: () => void (off = false) };
+  return { store: wrapped, turn };
 }
 
 /** A real queue of which single calls can be replaced, and that notes the names of all calls. */

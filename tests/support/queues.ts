@@ -41,3 +41,17 @@ export function deadLettersOf(queue: Queue): Queue {
   const { deadLetterUrl, ...address } = queue.address;
   return openQueue({ ...address, url: deadLetterUrl ?? "" });
 }
+
+/** Makes visible what dead processes held; the visibility timeout would, half a minute later. */
+export async function releaseAll({ address, changeVisibility }: Queue) {
+  const response = await fetch(`${address.endpoint}/_fauxqs/queues/${address.url.split("/").at(-1)}`);
+  const { messages } = (await response.json()) as { messages: { inflight: { receiptHandle: string }[] } };
+  const handles = messages.inflight.map(({ receiptHandle }) => ({
+    receiptHandle,
+    id: "",
+    body: "",
+    sentAtMs: 0,
+    attributes: {},
+  }));
+  for (let at = 0; at < handles.length; at += 10) await changeVisibility(handles.slice(at, at + 10), 0);
+}

@@ -1,0 +1,179 @@
+/** Orders as a shop sends them, each with what it must lead to. Pure: the same options make the same messages. */
+
+export interface GeneratorOptions {
+  /** 0 to 2^32 - 1. It is part of every order id, so that different seeds never share one. */
+  seed: number;
+  users: number;
+  /** Percent of all messages, together at most 100. The first order cannot be a duplicate. */
+  mismatch: number;
+  invalid: number;
+  duplicates: number;
+  /** Orders fall on so many UTC days, the day of `nowMs` being the last, and none after `nowMs`. */
+  days: number;
+  nowMs: number;
+  /** What the program does with a mismatch (ON_VALUE_MISMATCH): copies of a rejected order are rejected as well. */
+  onValueMismatch: "correct" | "reject";
+}
+
+/** `userId`, `day` and `cents` are the order's, whether this message adds it or is a copy; 0 cents where rejected. */
+export interface GeneratedMessage {
+  body: string;
+  expected: "counted" | "corrected" | "duplicate" | "rejected";
+  orderId: string;
+  userId: string;
+  /** UTC, YYYY-MM-DD. */
+  day: string;
+  cents: number;
+}
+
+/** So many orders are kept to be sent again: enough for copies of old and new ones, and one memory for any number. */
+export const MAX_REMEMBERED = 1_000;
+
+const DAY_MS = 24 * 3600 * 1000;
+const PAYMENT_METHODS = ["CreditCard", "DebitCard", "PayPal", "UPI", "NetBanking", "CashOnDelivery"];
+const STREETS = ["Main St", "Oak Avenue", "MG Road", "Bahnhofstraße", "Rua da Misericórdia", "桜通り"];
+const CITIES = ["Springfield", "Chennai", "Zürich", "São Paulo", "名古屋市", "Łódź"];
+const ZONES = { "+05:30": 330, "-08:00": -480, "+13:00": 780, "-03:30": -210 };
+
+/** Yields messages without end, one at a time. */
+export function* generate(options: GeneratorOptions): Generator<GeneratedMessage, never> {
+  const draw = createDraw(options.seed);
+  const earlier: GeneratedMessage[] = [];
+  for (let number = 1; ; number++) {
+    const kind = drawKind(draw, options);
+    const copies = kind === "duplicate" && earlier.length > 0;
+    const message = copies ? copyOf(draw.pick(earlier), draw) : createMessage(draw, options, kind, number);
+    const slot = earlier.length < MAX_REMEMBERED ? earlier.length : draw.below(MAX_REMEMBERED);
+    if (message.expected === "counted" || message.expected === "corrected") earlier[slot] = message;
+    yield message;
+  }
+}
+
+type Kind = "valid" | "mismatch" | "invalid" | "duplicate";
+
+/** One draw decides, so that every percentage is one of all messages. */
+function drawKind(draw: Draw, { mismatch, invalid, duplicates }: GeneratorOptions): Kind {
+  const percent = draw.fraction() * 100;
+  if (percent < invalid) return "invalid";
+  if (percent < invalid + duplicates) return "duplicate";
+  return percent < invalid + duplicates + mismatch ? "mismatch" : "valid";
+}
+
+/** A copy may differ in its text, never in what it adds: SQS does not say which of the two comes first. */
+function copyOf(original: GeneratedMessage, draw: Draw): GeneratedMessage {
+  const body = draw.chance(80) ? original.body : original.body.replace("{", '{"resent":true,');
+  return { ...original, body, expected: "duplicate" };
+}
+
+function createMessage(draw: Draw, options: GeneratorOptions, kind: Kind, number: number): GeneratedMessage {
+  const { order, day, totalCents, declaredCents } = drawOrder(draw, options, kind === "mismatch", number);
+  const known = { orderId: order.order_id, userId: order.user_id, day };
+  const body = kind === "invalid" ? draw.pick(SPOILERS)(order) : JSON.stringify(order);
+  const rejected = kind === "invalid" || (kind === "mismatch" && options.onValueMismatch === "reject");
+  if (rejected) return { ...known, body, expected: "rejected", cents: 0 };
+  if (kind === "mismatch") return { ...known, body, expected: "corrected", cents: totalCents };
+  return { ...known, body, expected: "counted", cents: declaredCents };
+}
+
+type OrderBody = ReturnType<typeof drawOrder>["order"];
+
+function drawOrder(draw: Draw, options: GeneratorOptions, mismatched: boolean, number: number) {
+  const { day, timestamp } = drawTime(draw, options);
+  const { items, totalCents } = drawItems(draw);
+  const declaredCents = mismatched ? drawMismatch(draw, totalCents) : drawMatch(draw, totalCents);
+  // The cube of an even draw: the first tenth of the users sends nearly half of the orders.
+  const user = 1 + Math.floor(options.users * draw.fraction() ** 3);
+  const order = {
+    order_id: `O-${options.seed.toString(36)}-${number}`,
+    user_id: `U${`${user}`.padStart(5, "0")}`,
+    order_timestamp: timestamp,
+    order_value: declaredCents / 100,
+    items,
+    shipping_address: `${1 + draw.below(999)} ${draw.pick(STREETS)}, ${draw.pick(CITIES)}`,
+    payment_method: draw.pick(PAYMENT_METHODS),
+  };
+  return { order, day, totalCents, declaredCents };
+}
+
+/** The UTC day is drawn first and the moment within it, so that the day needs no computing back. */
+function drawTime(draw: Draw, { days, nowMs }: GeneratorOptions): { day: string; timestamp: string } {
+  const todayMs = nowMs - (nowMs % DAY_MS);
+  const dayMs = todayMs - draw.below(days) * DAY_MS;
+  const atMs = dayMs + draw.below(dayMs === todayMs ? nowMs - todayMs + 1 : DAY_MS);
+  const [zone, minutes] = draw.chance(15) ? draw.pick(Object.entries(ZONES)) : ["Z", 0];
+  const local = new Date(atMs + minutes * 60_000).toISOString().slice(0, draw.chance(20) ? 23 : 19);
+  return { day: new Date(dayMs).toISOString().slice(0, 10), timestamp: local + zone };
+}
+
+/** Prices are drawn as integers, in 1/10000, and summed as such: the total owes nothing to the program's own sums. */
+function drawItems(draw: Draw) {
+  let total = 0;
+  const items = Array.from({ length: 1 + draw.below(5) }, () => {
+    const quantity = draw.chance(70) ? 1 : 2 + draw.below(4);
+    const price = drawPrice(draw);
+    total += quantity * price;
+    // The quotient of two integers, correctly rounded, prints as the very decimal.
+    return { product_id: `P-${1_000 + draw.below(9_000)}`, quantity, price_per_unit: price / 10_000 };
+  });
+  return { items, totalCents: Math.floor((total + 50) / 100) };
+}
+
+/** 1.00 to 499.99, mostly small, in 1/10000. One in ten has parts of a cent, half of those exactly half a cent. */
+function drawPrice(draw: Draw): number {
+  const cents = 100 + Math.floor(49_900 * draw.fraction() ** 3);
+  if (!draw.chance(10)) return cents * 100;
+  return cents * 100 + (draw.chance(50) ? 50 : draw.below(100));
+}
+
+/** Senders round as they like: one in ten is a cent off, and the value it declares counts. */
+function drawMatch(draw: Draw, totalCents: number): number {
+  return draw.chance(10) ? totalCents + draw.pick([1, -1]) : totalCents;
+}
+
+/** No total is below 1.00, so each of these is more than a cent away from it and none is negative. */
+function drawMismatch(draw: Draw, total: number): number {
+  return draw.pick([total + 2, total - 2, total * 2, Math.floor(total / 2), total + 1_999, 0]);
+}
+
+const changed = (change: object) => (order: OrderBody) => JSON.stringify({ ...order, ...change });
+
+const changedItem = (change: object) => (order: OrderBody) =>
+  JSON.stringify({ ...order, items: [{ ...order.items[0], ...change }, ...order.items.slice(1)] });
+
+/** Ways not to be an order, each against a rule of its own. `JSON.stringify` leaves out what is undefined. */
+const SPOILERS: ((order: OrderBody) => string)[] = [
+  (order) => JSON.stringify(order).slice(0, -1),
+  (order) => `order ${order.order_id}`,
+  (order) => JSON.stringify([order]),
+  ...[undefined, " ", 42, "U".repeat(129)].map((user_id) => changed({ user_id })),
+  ...[undefined, "", null, "O".repeat(129)].map((order_id) => changed({ order_id })),
+  ...[undefined, "99.99", -0.01, null].map((order_value) => changed({ order_value })),
+  ...[undefined, "yesterday", "2024-02-30T10:00:00Z"].map((time) => changed({ order_timestamp: time })),
+  ...[undefined, [], {}, [null]].map((items) => changed({ items })),
+  ...[undefined, 0, -1, 1.5, "2"].map((quantity) => changedItem({ quantity })),
+  ...[undefined, -5, "12.50", 1.23456].map((price_per_unit) => changedItem({ price_per_unit })),
+  ...[undefined, ""].map((product_id) => changedItem({ product_id })),
+  changed({ shipping_address: 7 }),
+];
+
+type Draw = ReturnType<typeof createDraw>;
+
+function createDraw(seed: number) {
+  const fraction = createRandom(seed);
+  const below = (limit: number) => Math.floor(fraction() * limit);
+  const chance = (percent: number) => fraction() * 100 < percent;
+  /** Of a list that is not empty. */
+  const pick = <T>(list: readonly T[]): T => list[below(list.length)] as T;
+  return { fraction, below, chance, pick };
+}
+
+/** mulberry32: Math.random takes no seed, and this needs no package. Its period is 2^32 draws, 10^8 orders. */
+function createRandom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

@@ -1,0 +1,249 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { join } from "node:path";
+import { judge } from "../consumer/order.ts";
+import type { Emulator } from "../queue/emulator.ts";
+import { openQueue, type Queue } from "../queue/queue.ts";
+import { locateQueue } from "../queue/setup.ts";
+import { freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { freePort } from "./support/redis-server.ts";
+
+const ROOT = join(import.meta.dir, "..");
+const CREDENTIALS = { AWS_REGION: "us-east-1", AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" };
+
+let emulator: Emulator;
+const queues: Queue[] = [];
+
+beforeAll(async () => {
+  emulator = await startTestEmulator();
+});
+
+afterAll(async () => {
+  for (const queue of queues) queue.close();
+  await emulator.stop();
+});
+
+function start(args: string[], env: Record<string, string>) {
+  const command = [process.execPath, "scripts/populate.ts", ...args];
+  const child = Bun.spawn(command, { cwd: ROOT, env, stdout: "pipe", stderr: "pipe" });
+  const ended = Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
+  return { child, ended: ended.then(([exitCode, stdout, stderr]) => ({ exitCode, stdout, stderr })) };
+}
+
+const run = (args: string[], env: Record<string, string>) => start(args, env).ended;
+
+/** A queue of the test's own, and the environment that names it. */
+async function prepare(endpoint: URL | string = emulator.endpoint) {
+  const queue = await freshQueue(emulator);
+  queues.push(queue);
+  return {
+    queue,
+    env: { ...CREDENTIALS, AWS_ENDPOINT_URL: `${endpoint}`, SQS_QUEUE_URL: queue.address.url },
+  };
+}
+
+const bodiesIn = async (queue: Queue) => (await takeAll(queue)).map(({ body }) => body);
+
+/** What the program would make of the bodies, in the words of --json. */
+function totalsOf(bodies: string[]) {
+  const totals = { messages: bodies.length, orders: 0, counted: 0, corrected: 0, rejected: 0, duplicates: 0 };
+  const seen = new Set<string>();
+  let cents = 0;
+  for (const body of bodies) {
+    const judged = judge(body, "correct");
+    if (judged.outcome === "rejected") totals.rejected++;
+    else if (seen.has(judged.order.id)) totals.duplicates++;
+    else {
+      seen.add(judged.order.id);
+      totals[judged.outcome]++;
+      totals.orders++;
+      cents += judged.order.cents;
+    }
+  }
+  return { ...totals, revenue: cents / 100 };
+}
+
+/** Stands before the emulator and lets `onSend` answer a batch of messages in its place. */
+function startProxy(onSend: (body: string) => Response | Promise<Response> | undefined) {
+  return Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      const body = await request.text();
+      const isSend = request.headers.get("x-amz-target") === "AmazonSQS.SendMessageBatch";
+      const answer = isSend ? await onSend(body) : undefined;
+      return answer ?? (await fetch(emulator.endpoint, { method: "POST", headers: request.headers, body }));
+    },
+  });
+}
+
+const MIX = ["--mismatch", "10", "--invalid", "10", "--duplicates", "20", "--days", "3"];
+
+test("the embedded queue holds what --json announced", async () => {
+  const env = { EMBEDDED_QUEUE_PORT: new URL(emulator.endpoint).port };
+  const { exitCode, stdout } = await run(["--orders", "507", "--seed", "11", "--json", ...MIX], env);
+  const { seed, seconds, ...announced } = JSON.parse(stdout);
+  expect([exitCode, seed]).toEqual([0, 11]);
+  expect(seconds).toBeGreaterThan(0);
+  const queue = openQueue(
+    await locateQueue({ name: "orders-queue", endpoint: emulator.endpoint, embedded: true }),
+  );
+  queues.push(queue);
+  expect(announced).toEqual(totalsOf(await bodiesIn(queue)));
+  expect(announced.messages).toBe(507);
+  expect(
+    Math.min(announced.counted, announced.corrected, announced.rejected, announced.duplicates),
+  ).toBeGreaterThan(20);
+});
+
+test("a person reads what was sent and what the totals grow by", async () => {
+  const { queue, env } = await prepare();
+  const { exitCode, stdout, stderr } = await run(["--orders", "200", ...MIX], env);
+  const totals = totalsOf(await bodiesIn(queue));
+  expect([exitCode, stderr]).toEqual([0, ""]);
+  expect(stdout).toMatch(
+    /^Sending 200 messages to http:.*, seed \d+\n80 of 200 \(40 %\), [\d,]+ orders\/s\n/,
+  );
+  expect(stdout).toMatch(
+    /\nSent 200 messages in \d+\.\d s \([\d,]+ orders\/s\), seed \d+\.\nThe totals grow by:\n/,
+  );
+  expect(stdout).toContain(
+    `orders      ${totals.orders} (${totals.counted} counted, ${totals.corrected} corrected)\n`,
+  );
+  const revenue = totals.revenue.toFixed(2).replace(/\B(?=(\d{3})+\.)/g, ",");
+  expect(stdout).toContain(`revenue     ${revenue}\n`);
+  expect(stdout).toEndWith(`rejected    ${totals.rejected}\n  duplicates  ${totals.duplicates}\n`);
+});
+
+test("with ON_VALUE_MISMATCH=reject mismatches are announced as rejected", async () => {
+  const env = { ...(await prepare()).env, ON_VALUE_MISMATCH: "reject" };
+  const { stdout } = await run(["--orders", "30", "--mismatch", "100", "--json"], env);
+  expect(JSON.parse(stdout)).toMatchObject({ orders: 0, revenue: 0, corrected: 0, rejected: 30 });
+});
+
+test("without --seed every run sends orders of its own", async () => {
+  const { queue, env } = await prepare();
+  await Promise.all([run(["--orders", "50"], env), run(["--orders", "50"], env)]);
+  expect(totalsOf(await bodiesIn(queue))).toMatchObject({ orders: 100, duplicates: 0 });
+});
+
+test("the same seed sends the same order ids again", async () => {
+  const { queue, env } = await prepare();
+  const args = ["--orders", "50", "--seed", "5"];
+  await run(args, env);
+  await run(args, env);
+  expect(totalsOf(await bodiesIn(queue))).toMatchObject({ orders: 50, duplicates: 50 });
+});
+
+test("every bad option is named at once, with exit code 2", async () => {
+  const args = [
+    "--orders",
+    "many",
+    "--rate",
+    "-1",
+    "--users",
+    "0",
+    "--days=1.5",
+    "--seed",
+    "--json=yes",
+    "--bogus",
+    "extra",
+  ];
+  const { exitCode, stdout, stderr } = await run([...args, "--invalid", "60.5", "--duplicates", "60"], {});
+  expect([exitCode, stdout]).toEqual([2, ""]);
+  expect(stderr.trimEnd().split("\n").sort()).toEqual([
+    '--days must be an integer from 1 to 3650: got "1.5"',
+    "--mismatch, --invalid and --duplicates add up to 120.5: at most 100",
+    '--orders must be an integer from 1 to 100000000: got "many"',
+    '--rate must be a number from 0 to 1000000: got "-1"',
+    '--seed must be an integer from 0 to 4294967295: got "--json=yes"',
+    '--users must be an integer from 1 to 10000000: got "0"',
+    "Unexpected argument extra",
+    "Unknown option --bogus: see --help",
+  ]);
+});
+
+test("--help shows examples and sends nothing", async () => {
+  const { exitCode, stdout, stderr } = await run(["--help"], { EMBEDDED_QUEUE_PORT: "1" });
+  expect([exitCode, stderr]).toEqual([0, ""]);
+  expect(stdout).toContain("bun scripts/populate.ts --orders 5000 --days 30");
+  expect(stdout).toContain("the same order ids again");
+});
+
+test("every problem of the configuration is named, with exit code 1", async () => {
+  const { exitCode, stderr } = await run([], { EMBEDDED_QUEUE_PORT: "x", LOG_LEVEL: "loud" });
+  expect([exitCode, stderr.trimEnd().split("\n").length]).toEqual([1, 2]);
+});
+
+test("a queue that cannot be reached is one sentence and exit code 1", async () => {
+  const { exitCode, stdout, stderr } = await run(["--json"], {
+    EMBEDDED_QUEUE_PORT: `${freePort()}`,
+  });
+  expect([exitCode, stdout]).toEqual([1, ""]);
+  expect(stderr).toMatch(
+    /^Cannot use the queue orders-queue at http:\/\/127\.0\.0\.1:\d+: connection refused\. Is `bun run start` running\?\n$/,
+  );
+});
+
+test("a batch that fails ends the run, and the totals are those of what arrived", async () => {
+  const isFirstBatch = (body: string) => JSON.parse(body).Entries[0].MessageBody.includes('"O-7-1"');
+  // Refused without a retry, and never in the queue: copies of its orders in other batches then count themselves.
+  const refusal = { __type: "com.amazonaws.sqs#AccessDeniedException", message: "no more today" };
+  const refuse = () => Response.json(refusal, { status: 400 });
+  await using proxy = startProxy((body) => (isFirstBatch(body) ? refuse() : undefined));
+  const { queue, env } = await prepare(proxy.url);
+  const { exitCode, stdout, stderr } = await run(
+    ["--orders", "1000", "--seed", "7", "--duplicates", "50", "--json"],
+    env,
+  );
+  const { seed: _, seconds: __, uncertain, ...announced } = JSON.parse(stdout);
+  expect([exitCode, uncertain]).toEqual([1, 10]);
+  expect(stderr).toMatch(
+    /Cannot send: .*no more today\. 10 further messages may be in the queue: .* up to \d+ orders and/,
+  );
+  const bodies = await bodiesIn(queue);
+  expect(bodies.length).toBe(70);
+  expect(announced).toEqual(totalsOf(bodies));
+  expect(bodies.some((body) => body.includes('"O-7-1"'))).toBe(true);
+});
+
+test("Ctrl-C stops a run at a rate and tells what was sent", async () => {
+  let sends = 0;
+  await using proxy = startProxy(() => {
+    if (++sends === 3) populate.child.kill("SIGINT");
+    return undefined;
+  });
+  const { queue, env } = await prepare(proxy.url);
+  const populate = start(["--orders", "100000", "--rate", "50", "--json"], env);
+  const { exitCode, stdout } = await populate.ended;
+  const { seed: _, seconds: __, ...announced } = JSON.parse(stdout);
+  expect(exitCode).toBe(130);
+  expect(announced).toEqual(totalsOf(await bodiesIn(queue)));
+  // Five at a time: the third batch was on its way, and a fourth may have been.
+  expect([15, 20]).toContain(announced.messages);
+});
+
+test("a second Ctrl-C does not wait for what is on its way", async () => {
+  const hanging = Promise.withResolvers<Response>();
+  const sending = Promise.withResolvers<void>();
+  await using proxy = startProxy(() => {
+    sending.resolve();
+    return hanging.promise;
+  });
+  const { child, ended } = start(["--orders", "1000", "--json"], (await prepare(proxy.url)).env);
+  await sending.promise;
+  const startedMs = performance.now();
+  // Two signals close to each other may arrive as one.
+  const signals = setInterval(() => child.kill("SIGINT"), 50);
+  const { stdout } = await ended;
+  clearInterval(signals);
+  hanging.resolve(new Response());
+  expect([child.signalCode, stdout]).toEqual(["SIGINT", ""]);
+  expect(performance.now() - startedMs).toBeLessThan(3_000);
+});
+
+test("--rate holds orders back", async () => {
+  const { stdout } = await run(["--orders", "21", "--rate", "40", "--json"], (await prepare()).env);
+  const { messages, seconds } = JSON.parse(stdout);
+  // The last of them is due half a second after the first.
+  expect([messages, seconds >= 0.49]).toEqual([21, true]);
+});
