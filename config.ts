@@ -58,14 +58,9 @@ export function readConfig(env: Environment): Config {
 
 function readQueue(read: Reader, dir: string): QueueConfig {
   const url = read.url("SQS_QUEUE_URL", ["http:", "https:"]);
-  const named = read.pattern(
-    "SQS_QUEUE_NAME",
-    /^[\w-]{1,76}$/,
-    "a queue name of letters, digits, - and _",
-  );
+  const named = read.pattern("SQS_QUEUE_NAME", /^[\w-]{1,76}$/, "a queue name of letters, digits, - and _");
   const endpoint =
-    read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ??
-    read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
+    read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ?? read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
   const port = read.integer("EMBEDDED_QUEUE_PORT", 4566, 0, 65_535);
   const name = named ?? "orders-queue";
   if (!url && !named && !endpoint) return { kind: "embedded", name, port, dir: join(dir, "queue") };
@@ -120,8 +115,7 @@ function reader(env: Environment, problems: string[]) {
   function url(name: string, protocols: string[]): string | undefined {
     const value = text(name);
     if (value === undefined) return undefined;
-    if (URL.canParse(value) && protocols.includes(new URL(value).protocol) && new URL(value).host)
-      return value;
+    if (URL.canParse(value) && protocols.includes(new URL(value).protocol) && new URL(value).host) return value;
     // The value may hold a password: only its form is named.
     problems.push(`${name} must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`);
   }

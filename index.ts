@@ -25,8 +25,7 @@ export interface Running {
 export async function start(config: Config, log: Log = createLog(config.log)): Promise<Running> {
   await using parts = new AsyncDisposableStack();
 
-  const emulator =
-    config.queue.kind === "embedded" ? await startEmulator(config.queue, crashed(log)) : undefined;
+  const emulator = config.queue.kind === "embedded" ? await startEmulator(config.queue, crashed(log)) : undefined;
   parts.defer(async () => emulator?.stop());
   const queueAddress = await locateQueue(wantedQueue(config, emulator));
   const storeAddress = { ...config.store, markerTtlSeconds: markerTtlSeconds(queueAddress.retentionSeconds) };
@@ -38,11 +37,7 @@ export async function start(config: Config, log: Log = createLog(config.log)): P
   parts.defer(() => store.close());
 
   const { workers, ...consumer } = config.consumer;
-  const pool = await startPool(
-    workers,
-    { queue: queueAddress, store: storeAddress, consumer, log: config.log },
-    log,
-  );
+  const pool = await startPool(workers, { queue: queueAddress, store: storeAddress, consumer, log: config.log }, log);
   parts.defer(() => pool.stop());
 
   const app = createApp({
@@ -121,10 +116,9 @@ async function main() {
 
 /** What was started and where to look. */
 function announce(config: Config, { url, queueUrl }: Running, log: Log) {
-  const embedded = [
-    config.queue.kind === "embedded" && "queue",
-    config.store.kind === "sqlite" && "store",
-  ].filter(Boolean);
+  const embedded = [config.queue.kind === "embedded" && "queue", config.store.kind === "sqlite" && "store"].filter(
+    Boolean,
+  );
   if (embedded.length > 0) {
     log.warn({
       event: "embedded_mode",
@@ -145,9 +139,7 @@ function announce(config: Config, { url, queueUrl }: Running, log: Log) {
 if (import.meta.main) {
   await main().catch((error) => {
     const lines =
-      error instanceof ConfigError
-        ? error.problems
-        : [error instanceof Error ? error.message : String(error)];
+      error instanceof ConfigError ? error.problems : [error instanceof Error ? error.message : String(error)];
     for (const line of lines) console.error(line);
     process.exit(1);
   });

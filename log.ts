@@ -8,9 +8,7 @@ export function createLog({ level, pretty }: Config["log"], bindings: Record<str
   // Synchronous: a line written just before a crash is not lost, and lines of all workers keep their order.
   const destination = pretty ? prettyStream() : pino.destination({ fd: 1, sync: true });
   const formatters = { level: (label: string) => ({ level: label }) };
-  return pino({ level, base: null, formatters, timestamp: pino.stdTimeFunctions.isoTime }, destination).child(
-    bindings,
-  );
+  return pino({ level, base: null, formatters, timestamp: pino.stdTimeFunctions.isoTime }, destination).child(bindings);
 }
 
 function prettyStream() {

@@ -6,9 +6,7 @@ export const OUTCOMES = ["counted", "corrected", "duplicate", "rejected"] as con
 export type Outcome = (typeof OUTCOMES)[number];
 
 /** From a tenth of the polling pause of nobody to a day in a backed-up queue. */
-const LAG_BUCKETS = [
-  0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400,
-];
+const LAG_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400];
 const APPLY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
 
 export type ConsumerMetrics = ReturnType<typeof createConsumerMetrics>;

@@ -10,11 +10,7 @@ const FIRST_ERROR_PAUSE_MS = 100;
 const MAX_ERROR_PAUSE_MS = 5_000;
 
 /** One step: receive at most ten messages and settle them. Answers how many there were. */
-export async function pollOnce(
-  parts: ConsumerParts,
-  waitTimeSeconds: number,
-  stopping: AbortSignal,
-): Promise<number> {
+export async function pollOnce(parts: ConsumerParts, waitTimeSeconds: number, stopping: AbortSignal): Promise<number> {
   const messages = await parts.queue.receive(waitTimeSeconds, stopping);
   if (messages.length > 0) await settle(parts, messages, stopping);
   return messages.length;
@@ -54,11 +50,7 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
 
   async function pollSafely(): Promise<number> {
     try {
-      const received = await pollOnce(
-        parts,
-        lanes.size > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS,
-        stopping,
-      );
+      const received = await pollOnce(parts, lanes.size > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS, stopping);
       if (errorsInARow > 0) parts.log.info({ event: "polling_recovered", errors: errorsInARow });
       errorsInARow = 0;
       return received;

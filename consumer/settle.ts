@@ -28,11 +28,7 @@ const MAX_REFUSALS = 3;
  * Judges, records and settles one batch of messages. Nothing leaves the queue before the store has answered, so
  * that a death on any line leads to a redelivery, which the marker turns into a duplicate.
  */
-export async function settle(
-  parts: ConsumerParts,
-  messages: readonly Message[],
-  stopping: AbortSignal,
-): Promise<void> {
+export async function settle(parts: ConsumerParts, messages: readonly Message[], stopping: AbortSignal): Promise<void> {
   const { accepted, rejected } = judgeAll(messages, parts.onValueMismatch);
   const [recorded, buried] = await Promise.all([
     recordOrHold(parts, accepted, messages, stopping),
@@ -47,8 +43,7 @@ function judgeAll(messages: readonly Message[], onValueMismatch: OnValueMismatch
   const rejected: DeadLetter[] = [];
   for (const message of messages) {
     const judged: Judged = judge(message.body, onValueMismatch);
-    if (judged.outcome === "rejected")
-      rejected.push({ message, reason: judged.reason, errors: judged.errors });
+    if (judged.outcome === "rejected") rejected.push({ message, reason: judged.reason, errors: judged.errors });
     else accepted.push({ message, outcome: judged.outcome, order: judged.order });
   }
   return { accepted, rejected };

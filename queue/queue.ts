@@ -97,12 +97,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       MessageAttributeNames: ["All"],
     });
     const deadlineMs = waitTimeSeconds * 1000 + RECEIVE_GRACE_MS;
-    const answer = await request(
-      "ReceiveMessage",
-      (sqs, options) => sqs.send(command, options),
-      deadlineMs,
-      signal,
-    );
+    const answer = await request("ReceiveMessage", (sqs, options) => sqs.send(command, options), deadlineMs, signal);
     return (answer.Messages ?? []).map((message) => ({
       id: message.MessageId ?? "",
       body: message.Body ?? "",
@@ -131,9 +126,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       VisibilityTimeout: timeoutSeconds,
     }));
     const command = new ChangeMessageVisibilityBatchCommand({ QueueUrl, Entries });
-    const answer = await request("ChangeMessageVisibilityBatch", (sqs, options) =>
-      sqs.send(command, options),
-    );
+    const answer = await request("ChangeMessageVisibilityBatch", (sqs, options) => sqs.send(command, options));
     return failuresOf(messages, answer.Failed);
   }
 
@@ -144,8 +137,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
 
   async function deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]> {
     const url = address.deadLetterUrl;
-    if (!url)
-      return rejected.map(({ message }) => ({ message, reason: "the queue has no dead-letter queue" }));
+    if (!url) return rejected.map(({ message }) => ({ message, reason: "the queue has no dead-letter queue" }));
     const entries = rejected.map(toDeadLetterEntry);
     const messages = rejected.map(({ message }) => message);
     const answers = await Promise.all(groupBySize(entries).map((group) => sendBatch(url, group)));
@@ -189,10 +181,7 @@ function failuresOf(messages: readonly Message[], failed: BatchResultErrorEntry[
   });
 }
 
-function toDeadLetterEntry(
-  { message, reason, errors }: DeadLetter,
-  index: number,
-): SendMessageBatchRequestEntry {
+function toDeadLetterEntry({ message, reason, errors }: DeadLetter, index: number): SendMessageBatchRequestEntry {
   const own = Object.entries(message.attributes).slice(0, MAX_OWN_ATTRIBUTES);
   return {
     Id: `${index}`,
@@ -211,8 +200,7 @@ function groupBySize(entries: readonly SendMessageBatchRequestEntry[]): SendMess
   let room = 0;
   for (const entry of entries) {
     const bytes =
-      Buffer.byteLength(entry.MessageBody ?? "") +
-      Buffer.byteLength(JSON.stringify(entry.MessageAttributes ?? ""));
+      Buffer.byteLength(entry.MessageBody ?? "") + Buffer.byteLength(JSON.stringify(entry.MessageAttributes ?? ""));
     if (bytes > room || groups.length === 0) {
       groups.push([]);
       room = BATCH_BYTES;

@@ -30,9 +30,7 @@ const SETUP_DEADLINE_MS = 10_000;
 export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
   const client = createClient(wanted);
   try {
-    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) =>
-      locate(setupCalls(client, signal), wanted),
-    );
+    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) => locate(setupCalls(client, signal), wanted));
   } catch (error) {
     throw new Error(`Cannot use the queue ${describe(wanted)}: ${reasonOf(error)}. ${adviceFor(error)}`, {
       cause: error,

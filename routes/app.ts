@@ -29,16 +29,12 @@ export function createApp(parts: ApiParts) {
   })
     .onRequest(({ request, set }) => {
       startedAt.set(request, performance.now());
-      if (!mayPass(request))
-        return answerProblem(set, 401, "This needs the header Authorization: Bearer <API_KEY>");
+      if (!mayPass(request)) return answerProblem(set, 401, "This needs the header Authorization: Bearer <API_KEY>");
     })
     .onError(errorTable(log, () => routes))
     .onAfterResponse(({ request, route, set }) => {
       const seconds = (performance.now() - (startedAt.get(request) ?? performance.now())) / 1000;
-      duration.observe(
-        { route: route || "unknown", method: request.method, status: `${set.status ?? 200}` },
-        seconds,
-      );
+      duration.observe({ route: route || "unknown", method: request.method, status: `${set.status ?? 200}` }, seconds);
     })
     .use(docsRoutes())
     .use(healthRoutes(parts))

@@ -47,11 +47,7 @@ export function docsRoutes() {
         }),
       hide,
     )
-    .get(
-      "/docs/start.js",
-      () => new Response(START, { headers: { "content-type": "text/javascript" } }),
-      hide,
-    )
+    .get("/docs/start.js", () => new Response(START, { headers: { "content-type": "text/javascript" } }), hide)
     .get(
       "/docs/:asset",
       ({ params: { asset } }) => {
@@ -66,8 +62,7 @@ const DOCUMENT = {
   info: {
     title: "Order statistics API",
     version: "1.0.0",
-    description:
-      "Every order of the queue is counted exactly once. Amounts are exact to the cent; days are UTC.",
+    description: "Every order of the queue is counted exactly once. Amounts are exact to the cent; days are UTC.",
   },
   tags: [
     { name: "stats", description: "Totals overall and by day" },

@@ -22,8 +22,7 @@ export function metricsRoutes(parts: MetricsParts) {
   collectDefaultMetrics({ register: registry });
   // Bun fills these with nonsense (a maximum below the minimum, "Nan").
   for (const { name } of registry.getMetricsAsArray()) {
-    if (name.startsWith("nodejs_eventloop_lag_") || name === "process_heap_bytes")
-      registry.removeSingleMetric(name);
+    if (name.startsWith("nodejs_eventloop_lag_") || name === "process_heap_bytes") registry.removeSingleMetric(name);
   }
   const refresh = gauges(parts);
   return new Elysia({ name: "metrics" }).get(
@@ -55,8 +54,7 @@ function gauges({ registry, depth, workers }: MetricsParts): () => Promise<void>
     registers,
   });
   return async () => {
-    for (const state of STATES)
-      workerGauge.set({ state }, workers().filter((worker) => worker.state === state).length);
+    for (const state of STATES) workerGauge.set({ state }, workers().filter((worker) => worker.state === state).length);
     // An unreachable queue must not take the other metrics with it: the gauge keeps its last value.
     const messages = await depth().catch(() => undefined);
     if (!messages) return;

@@ -62,8 +62,7 @@ export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandl
 
 function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string) {
   const allowed = routes.filter((route) => matches(route.path, path)).map((route) => route.method);
-  if (allowed.length === 0)
-    return answerProblem(set, 404, `There is nothing at ${path}: see /docs for what there is`);
+  if (allowed.length === 0) return answerProblem(set, 404, `There is nothing at ${path}: see /docs for what there is`);
   set.headers.allow = allowed.join(", ");
   return answerProblem(set, 405, `${method} is not possible here, only ${allowed.join(", ")}`);
 }

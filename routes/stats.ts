@@ -52,8 +52,7 @@ const globalDetail = operation({
 const dailyDetail = operation({
   tag: "stats",
   summary: "Orders and revenue by day",
-  description:
-    "Every day of the range, days without orders included. An order's day is the UTC date of its timestamp.",
+  description: "Every day of the range, days without orders included. An order's day is the UTC date of its timestamp.",
   parameters: ["from", "to"].map((name) => ({
     name,
     in: "query",

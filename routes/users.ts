@@ -27,8 +27,7 @@ export function userRoutes({ store }: { store: Store }) {
       "/top-users",
       async ({ query: { period, date, n } }) => {
         const board = date === undefined ? boardOfToday(period) : boardOf(period, date);
-        if (!board)
-          throw new Problem(422, `With period=${period}, date must be ${FORMS[period]}: got "${date}"`);
+        if (!board) throw new Problem(422, `With period=${period}, date must be ${FORMS[period]}: got "${date}"`);
         const top = await fromStore(store.top(board, n));
         return { period, date: board.slice(2), top_users: top.map(toUserStats) };
       },

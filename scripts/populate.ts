@@ -72,8 +72,7 @@ function readOptions(args: string[]) {
   const problems = positionals.map((word) => `Unexpected argument ${word}`);
   for (const [name, value] of Object.entries(values)) {
     const dashes = name.length === 1 ? "-" : "--";
-    if (!Object.hasOwn({ ...NUMBERS, ...FLAGS }, name))
-      problems.push(`Unknown option ${dashes}${name}: see --help`);
+    if (!Object.hasOwn({ ...NUMBERS, ...FLAGS }, name)) problems.push(`Unknown option ${dashes}${name}: see --help`);
     else if (name in FLAGS && value !== true) problems.push(`--${name} takes no value`);
   }
   const options = {} as Options;
@@ -83,8 +82,7 @@ function readOptions(args: string[]) {
   }
   // Decimals may add up to a hair more than they should.
   const percent = Number((options.mismatch + options.invalid + options.duplicates).toFixed(6));
-  if (percent > 100)
-    problems.push(`--mismatch, --invalid and --duplicates add up to ${percent}: at most 100`);
+  if (percent > 100) problems.push(`--mismatch, --invalid and --duplicates add up to ${percent}: at most 100`);
   return { options, json: values.json === true, help: values.help === true, problems };
 }
 
@@ -109,9 +107,7 @@ async function run(options: Options, json: boolean, env: Environment): Promise<n
   write(`Sending ${grouped(options.orders)} messages to ${queue.address.url}, seed ${options.seed}`);
   const progress = createProgress(options.orders, write);
   const messages = generate({ ...options, nowMs: Date.now(), onValueMismatch: consumer.onValueMismatch });
-  const sent = await sendMessages(queue, messages, options, interrupt.signal, progress.update).finally(
-    progress.stop,
-  );
+  const sent = await sendMessages(queue, messages, options, interrupt.signal, progress.update).finally(progress.stop);
   queue.close();
   if (json) console.log(JSON.stringify(summary(sent, options.seed)));
   else console.log(inWords(sent, options));

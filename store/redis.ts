@@ -1,14 +1,7 @@
 import { Redis, type Result } from "ioredis";
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
-import {
-  MAX_TOTAL_CENTS,
-  type Order,
-  type Recorded,
-  type Store,
-  type Totals,
-  type UserTotals,
-} from "./store.ts";
+import { MAX_TOTAL_CENTS, type Order, type Recorded, type Store, type Totals, type UserTotals } from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
 
 /** A healthy Redis answers in milliseconds; a command without an answer for five seconds meets a hung server. */
@@ -36,20 +29,13 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
     if (orders.length === 0) return [];
     const rows = orders.flatMap(({ id, userId, cents, day }) => [id, userId, cents, ...boardsOf(day)]);
-    const answer = await redis.recordOrders(
-      GLOBAL_KEY,
-      "",
-      options.markerTtlSeconds,
-      MAX_TOTAL_CENTS,
-      ...rows,
-    );
+    const answer = await redis.recordOrders(GLOBAL_KEY, "", options.markerTtlSeconds, MAX_TOTAL_CENTS, ...rows);
     return answer.map((counted) => (counted === 1 ? "recorded" : "duplicate"));
   }
 
   const global = async () => toTotals(await redis.hmget(GLOBAL_KEY, "total_orders", "total_revenue"));
 
-  const user = async (userId: string) =>
-    toTotals(await redis.hmget(userKey(userId), "order_count", "total_spend"));
+  const user = async (userId: string) => toTotals(await redis.hmget(userKey(userId), "order_count", "total_spend"));
 
   async function top(board: string, n: number): Promise<UserTotals[]> {
     const rows = await redis.topUsers(`board:${board}`, `board:${board}:orders`, n);
@@ -108,9 +94,7 @@ async function connect(url: string): Promise<Redis> {
 
 function reasonOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  return /ECONNREFUSED|Failed to connect/.test(message)
-    ? "connection refused. Start it, or check REDIS_URL"
-    : message;
+  return /ECONNREFUSED|Failed to connect/.test(message) ? "connection refused. Start it, or check REDIS_URL" : message;
 }
 
 function withoutPassword(url: string): string {

@@ -3,14 +3,7 @@ import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { boardsOf } from "./periods.ts";
 import schema from "./schema.sql" with { type: "text" };
-import {
-  MAX_TOTAL_CENTS,
-  type Order,
-  type Recorded,
-  type Store,
-  type Totals,
-  type UserTotals,
-} from "./store.ts";
+import { MAX_TOTAL_CENTS, type Order, type Recorded, type Store, type Totals, type UserTotals } from "./store.ts";
 
 /** The longest a writer waits for another one; a batch takes a millisecond, so this is met only by a stuck process. */
 const BUSY_TIMEOUT_MS = 5_000;

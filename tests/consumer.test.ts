@@ -24,9 +24,7 @@ const never = new AbortController().signal;
 const NO_MESSAGES = { visible: 0, inFlight: 0, deadLetter: 0 };
 
 /** A consumer's parts on a fresh queue and a fresh store, with switches. */
-async function consumer(
-  overrides: { queue?: (real: Queue) => Partial<Queue>; onValueMismatch?: "reject" } = {},
-) {
+async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; onValueMismatch?: "reject" } = {}) {
   const stopping = new AbortController();
   const real = await freshQueue(emulator);
   const { queue, calls } = observedQueue(real, overrides.queue?.(real));
@@ -183,11 +181,9 @@ describe("while the store is away", () => {
     const poller = startPolling(c.parts, 4, c.stopping.signal);
     await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));
     await c.queue.send([body()]);
-    await waitFor(
-      "a few looks at the store",
-      () => c.calls.filter((name) => name === "receive").length > 0,
-      500,
-    ).catch(() => {});
+    await waitFor("a few looks at the store", () => c.calls.filter((name) => name === "receive").length > 0, 500).catch(
+      () => {},
+    );
     expect(c.calls.filter((name) => name === "receive")).toHaveLength(1);
     expect(await c.queue.depth()).toEqual({ visible: 1, inFlight: 10, deadLetter: 0 });
     expect(c.events()).toEqual(["store_away"]);

@@ -1,11 +1,6 @@
 import { expect, test } from "bun:test";
 import { judge } from "../consumer/order.ts";
-import {
-  type GeneratedMessage,
-  type GeneratorOptions,
-  generate,
-  MAX_REMEMBERED,
-} from "../scripts/generator.ts";
+import { type GeneratedMessage, type GeneratorOptions, generate, MAX_REMEMBERED } from "../scripts/generator.ts";
 
 const DAY_MS = 24 * 3600 * 1000;
 const options: GeneratorOptions = {
@@ -67,9 +62,7 @@ test("the same seed keeps ids, users, days and cents over a day", () => {
 });
 
 test("different seeds share no order id", () => {
-  const ids = [1, 2, 36, 37, 2 ** 32 - 1].flatMap((seed) =>
-    take(2_000, { seed, duplicates: 0 }).map((m) => m.orderId),
-  );
+  const ids = [1, 2, 36, 37, 2 ** 32 - 1].flatMap((seed) => take(2_000, { seed, duplicates: 0 }).map((m) => m.orderId));
   expect(new Set(ids).size).toBe(ids.length);
 });
 
@@ -98,16 +91,13 @@ test("a copy has the body of its original or one resent flag more", () => {
   const identical = copies.filter(({ body, original }) => body === original);
   expect(identical.length).toBeGreaterThan(copies.length / 2);
   expect(identical.length).toBeLessThan(copies.length);
-  for (const { body, original } of copies)
-    expect(body.replace('"resent":true,', "")).toBe(original ?? "none");
+  for (const { body, original } of copies) expect(body.replace('"resent":true,', "")).toBe(original ?? "none");
 });
 
 test("orders fall on the last days in UTC, some by an offset that crosses midnight, and none in the future", () => {
   const messages = take(5_000, { invalid: 0 });
   const stamps = messages.map(({ body }) => JSON.parse(body).order_timestamp as string);
-  const days = Array.from({ length: 7 }, (_, ago) =>
-    new Date(options.nowMs - ago * DAY_MS).toISOString().slice(0, 10),
-  );
+  const days = Array.from({ length: 7 }, (_, ago) => new Date(options.nowMs - ago * DAY_MS).toISOString().slice(0, 10));
   expect(new Set(messages.map(({ day }) => day))).toEqual(new Set(days));
   expect(Math.max(...stamps.map((stamp) => Date.parse(stamp)))).toBeLessThanOrEqual(options.nowMs);
   expect(messages.filter(({ day }, index) => !stamps[index]?.startsWith(day)).length).toBeGreaterThan(50);

@@ -42,10 +42,7 @@ describe("answers", () => {
     ["/stats/global", { total_orders: 3, total_revenue: 3220.84 }],
     ["/users/U5678/stats", { user_id: "U5678", order_count: 1, total_spend: 3200.75 }],
     ["/users/nobody/stats", { user_id: "nobody", order_count: 0, total_spend: 0 }],
-    [
-      `/users/${encodeURIComponent("a/b c😀")}/stats`,
-      { user_id: "a/b c😀", order_count: 1, total_spend: 0.1 },
-    ],
+    [`/users/${encodeURIComponent("a/b c😀")}/stats`, { user_id: "a/b c😀", order_count: 1, total_spend: 0.1 }],
     [
       "/top-users?period=w&date=2024-50",
       {
@@ -107,11 +104,7 @@ describe("problems", () => {
     ["/users/%ff/stats", 400, "not percent-encoded"],
     ["/top-users", 422, "period must be d (day), w (ISO week), m (month) or y (year)"],
     ["/top-users?period=x&date=2024", 422, "period must be d"],
-    [
-      "/top-users?period=d&date=2024-02-30",
-      422,
-      'With period=d, date must be a date, YYYY-MM-DD: got "2024-02-30"',
-    ],
+    ["/top-users?period=d&date=2024-02-30", 422, 'With period=d, date must be a date, YYYY-MM-DD: got "2024-02-30"'],
     ["/top-users?period=w&date=2024-53", 422, "date must be an ISO week"],
     ["/top-users?period=m&date=2024-13", 422, "date must be a month"],
     ["/top-users?period=y&date=", 422, "date must be a year"],
@@ -193,9 +186,7 @@ describe("documentation", () => {
   });
 
   test("the document is valid OpenAPI", async () => {
-    const { valid, errors } = await new Validator().validate(
-      (await json("/docs/json")) as Record<string, unknown>,
-    );
+    const { valid, errors } = await new Validator().validate((await json("/docs/json")) as Record<string, unknown>);
     expect(errors).toBeUndefined();
     expect(valid).toBe(true);
   });
@@ -241,9 +232,7 @@ test("metrics are in Prometheus' format, with the names of the contract", async 
   expect(text).toMatch(
     /^http_request_duration_seconds_count\{route="\/users\/:user_id\/stats",method="GET",status="200"\} \d+$/m,
   );
-  expect(text).toMatch(
-    /^http_request_duration_seconds_count\{route="unknown",method="GET",status="404"\} \d+$/m,
-  );
+  expect(text).toMatch(/^http_request_duration_seconds_count\{route="unknown",method="GET",status="404"\} \d+$/m);
   expect(text).toMatch(/^queue_messages\{state="(visible|in_flight|dead_letter)"\} 0$/m);
   expect(text).toMatch(/^consumer_workers\{state="running"\} 0$/m);
   expect(text).toMatch(/^process_cpu_seconds_total \d/m);

@@ -90,14 +90,11 @@ describe("judge() takes an order as it is meant", () => {
   });
 
   test("counts an order without the optional fields", () => {
-    expect(verdict(judgeWith({ shipping_address: undefined, payment_method: undefined }))).toBe(
-      "counted 4000",
-    );
+    expect(verdict(judgeWith({ shipping_address: undefined, payment_method: undefined }))).toBe("counted 4000");
   });
 
   test("ignores other fields, whatever their name or value", () => {
-    const others =
-      '"coupon":null,"constructor":1,"toString":[],"__proto__":{"order_value":1},"":{},"items ":0';
+    const others = '"coupon":null,"constructor":1,"toString":[],"__proto__":{"order_value":1},"":{},"items ":0';
     const body = bodyWith({}).replace("{", `{${others},`);
     expect(verdict(judge(body, "correct"))).toBe("counted 4000");
   });
@@ -202,13 +199,7 @@ describe("judge() counts order_value itself within one cent of the items, else t
   }
 
   test("names the limit when the items total more", () => {
-    for (const lines of [
-      "1 x 10000000000",
-      "1 x 1e308",
-      "1 x 1e300, 1 x 1e308",
-      "1e308 x 1e308",
-      "1e308 x 0.01",
-    ]) {
+    for (const lines of ["1 x 10000000000", "1 x 1e308", "1 x 1e300, 1 x 1e308", "1e308 x 1e308", "1e308 x 0.01"]) {
       const judged = judgeWith({ items: itemsOf(lines) });
       expect(errorPaths(judged)).toEqual(["/items"]);
       expect(errorsOf(judged)[0]?.message).toContain("at most 9999999999.99");
@@ -284,9 +275,7 @@ describe("judge() rejects an order with a wrong field, and points at it", () => 
   for (const field of ["order_id", "user_id", "order_timestamp", "order_value", "items"]) {
     test(`without ${field}`, () => {
       expectInvalid({ [field]: undefined }, `/${field}`);
-      expect(errorsOf(judgeWith({ [field]: undefined }))).toEqual([
-        { path: `/${field}`, message: "is required" },
-      ]);
+      expect(errorsOf(judgeWith({ [field]: undefined }))).toEqual([{ path: `/${field}`, message: "is required" }]);
     });
   }
   for (const field of Object.keys(VALID)) {
@@ -311,29 +300,15 @@ describe("judge() rejects an order with a wrong field, and points at it", () => 
     ["payment_method", ["1", "[]"]],
   ];
   for (const [field, texts] of wrong) {
-    for (const text of texts)
-      test(`with ${field} ${text}`, () => expectInvalid({ [field]: text }, `/${field}`));
+    for (const text of texts) test(`with ${field} ${text}`, () => expectInvalid({ [field]: text }, `/${field}`));
   }
 
   const product = (text: string) => `[{"product_id":${text},"quantity":1,"price_per_unit":1}]`;
   for (const text of ["1", '""', '" "', '"\\u00a0"', "[]", "{}"]) {
     test(`with product_id ${text}`, () => expectInvalid({ items: product(text) }, "/items/0/product_id"));
   }
-  for (const quantity of [
-    "0",
-    "-0",
-    "-1",
-    "1.5",
-    "0.9999",
-    '"1"',
-    "1e999",
-    "-1e308",
-    "true",
-    "[1]",
-    "1e-5",
-  ]) {
-    test(`with quantity ${quantity}`, () =>
-      expectInvalid({ items: itemsOf(`${quantity} x 1`) }, "/items/0/quantity"));
+  for (const quantity of ["0", "-0", "-1", "1.5", "0.9999", '"1"', "1e999", "-1e308", "true", "[1]", "1e-5"]) {
+    test(`with quantity ${quantity}`, () => expectInvalid({ items: itemsOf(`${quantity} x 1`) }, "/items/0/quantity"));
   }
   const prices = [
     "-0.01",
@@ -356,8 +331,7 @@ describe("judge() rejects an order with a wrong field, and points at it", () => 
   }
 
   test("names every error of the order and of all items at once", () => {
-    const items =
-      '[{"quantity":0,"price_per_unit":"1"},{"product_id":" ","quantity":1,"price_per_unit":1.00001},7]';
+    const items = '[{"quantity":0,"price_per_unit":"1"},{"product_id":" ","quantity":1,"price_per_unit":1.00001},7]';
     expect(errorsOf(judgeWith({ order_id: undefined, user_id: '" "', order_value: '"40"', items }))).toEqual([
       { path: "/order_id", message: "is required" },
       {
@@ -512,25 +486,16 @@ describe("judge() takes the UTC date of an RFC 3339 date-time for the day", () =
     ["other ISO 8601", "20241213T100000Z|2024-W50-5T10:00:00Z|2024-348T10:00:00Z|2024-12-13T10:00:00,5Z"],
     ["other signs", "2024/12/13T10:00:00Z|२०२४-12-13T10:00:00Z|2024-12-13T10:00:00\u221205:00"],
     ["no leap year", "2023-02-29T10:00:00Z|1900-02-29T10:00:00Z|2100-02-29T10:00:00Z"],
-    [
-      "no such day",
-      "2024-02-30T10:00:00Z|2024-04-31T10:00:00Z|2024-11-31T00:30:00+01:00|2024-12-32T10:00:00Z",
-    ],
+    ["no such day", "2024-02-30T10:00:00Z|2024-04-31T10:00:00Z|2024-11-31T00:30:00+01:00|2024-12-32T10:00:00Z"],
     ["no such day", "2024-12-00T10:00:00Z|2024-00-10T10:00:00Z|2024-13-10T10:00:00Z"],
     ["no such time", "2024-12-13T24:00:00Z|2024-12-13T25:00:00Z|2024-12-13T10:60:00Z|2024-12-13T10:00:61Z"],
     ["half a fraction", "2024-12-13T10:00:00.Z|2024-12-13T10:00:00.5.5Z"],
     ["no such offset", "2024-12-13T10:00:00+24:00|2024-12-13T10:00:00+05:60|2024-12-13T10:00:00+05:30Z"],
     ["half an offset", "2024-12-13T10:00:00+05|2024-12-13T10:00:00+0530|2024-12-13T10:00:00+5:30"],
     ["a leap second within a day", "2024-12-31T10:00:60Z|2016-12-31T22:59:60Z|2016-12-31T23:58:60Z"],
-    [
-      "a leap second within a UTC day",
-      "2016-12-31T23:59:60+01:00|2016-12-31T23:59:60-00:01|2017-01-01T00:00:60Z",
-    ],
+    ["a leap second within a UTC day", "2016-12-31T23:59:60+01:00|2016-12-31T23:59:60-00:01|2017-01-01T00:00:60Z"],
     ["a leap second within a month", "2024-12-13T23:59:60Z|2024-02-28T23:59:60Z|2016-12-31T00:59:60+01:00"],
-    [
-      "before year 1",
-      "0000-01-01T00:00:00Z|0000-12-31T23:59:59Z|0000-12-31T23:59:60Z|0001-01-01T00:30:00+01:00",
-    ],
+    ["before year 1", "0000-01-01T00:00:00Z|0000-12-31T23:59:59Z|0000-12-31T23:59:60Z|0001-01-01T00:30:00+01:00"],
     ["far before year 1", "0000-01-01T00:00:00+01:00"],
     ["after year 9999", "9999-12-31T23:30:00-01:00|9999-12-31T00:01:00-23:59"],
   ];
@@ -563,12 +528,7 @@ describe("judge() rejects a body that is not a JSON object", () => {
   const ids = ['"a\nb"', '"\\x41"', '"\\usecret"', '"\\u12"', "'U1'", '"secret"secret', "secret", '"\u0000"'];
   const notJson = [
     ..."| |{|}|order|undefined|NaN|{order_id:1}|{'order_id':1}|[1,]|// {}|\u0000|\ud800|\ufeff{}".split("|"),
-    ...[
-      `\ufeff${bodyWith({})}`,
-      `${bodyWith({})}x`,
-      `${bodyWith({})}${bodyWith({})}`,
-      bodyWith({}).slice(0, -1),
-    ],
+    ...[`\ufeff${bodyWith({})}`, `${bodyWith({})}x`, `${bodyWith({})}${bodyWith({})}`, bodyWith({}).slice(0, -1)],
     ...numbers.map((text) => bodyWith({ order_value: text })),
     ...ids.map((text) => bodyWith({ user_id: text })),
     ...["[", '{"a":', "secret", '"secret'].map((text) => text.repeat(100_000)),
@@ -582,19 +542,7 @@ describe("judge() rejects a body that is not a JSON object", () => {
       expect(errorsOf(judged)[0]?.message).not.toContain("secret");
     });
   }
-  for (const body of [
-    "[]",
-    `[${bodyWith({})}]`,
-    '"{}"',
-    '""',
-    "0",
-    "1.5",
-    "1e999",
-    "null",
-    "true",
-    "false",
-    " [] ",
-  ]) {
+  for (const body of ["[]", `[${bodyWith({})}]`, '"{}"', '""', "0", "1.5", "1e999", "null", "true", "false", " [] "]) {
     test(`${body.slice(0, 30)} is no order`, () => {
       const judged = judge(body, "correct");
       expect(verdict(judged)).toBe("rejected invalid_order");
@@ -637,9 +585,7 @@ describe("judge() stands bodies of a megabyte", () => {
   test("points at a wrong item after thousands of valid ones", () => {
     const items = `[${Array(18_000).fill('{"product_id":"P","quantity":1,"price_per_unit":1}').join()},{}]`;
     const judged = judgeInTime(bodyWith({ items }));
-    expect(errorPaths(judged)).toEqual(
-      ["product_id", "quantity", "price_per_unit"].map((f) => `/items/18000/${f}`),
-    );
+    expect(errorPaths(judged)).toEqual(["product_id", "quantity", "price_per_unit"].map((f) => `/items/18000/${f}`));
   });
 
   const arrays = "[".repeat(500_000) + "]".repeat(500_000);
@@ -650,9 +596,9 @@ describe("judge() stands bodies of a megabyte", () => {
       expect(verdict(judgeInTime(bomb))).toBe("rejected invalid_order");
       for (const field of Object.keys(VALID)) errorsOf(judgeInTime(bodyWith({ [field]: bomb })));
       errorsOf(judgeInTime(bodyWith({ items: itemsOf(`${bomb} x ${bomb}`) })));
-      expect(
-        verdict(judgeInTime(bodyWith({ items: itemsOf("2 x 20").replace("}", `,"other":${bomb}}`) }))),
-      ).toBe("counted 4000");
+      expect(verdict(judgeInTime(bodyWith({ items: itemsOf("2 x 20").replace("}", `,"other":${bomb}}`) })))).toBe(
+        "counted 4000",
+      );
     });
   }
 });

@@ -84,15 +84,13 @@ test("the embedded queue holds what --json announced", async () => {
   const { seed, seconds, ...announced } = JSON.parse(stdout);
   expect([exitCode, seed]).toEqual([0, 11]);
   expect(seconds).toBeGreaterThan(0);
-  const queue = openQueue(
-    await locateQueue({ name: "orders-queue", endpoint: emulator.endpoint, embedded: true }),
-  );
+  const queue = openQueue(await locateQueue({ name: "orders-queue", endpoint: emulator.endpoint, embedded: true }));
   queues.push(queue);
   expect(announced).toEqual(totalsOf(await bodiesIn(queue)));
   expect(announced.messages).toBe(507);
-  expect(
-    Math.min(announced.counted, announced.corrected, announced.rejected, announced.duplicates),
-  ).toBeGreaterThan(20);
+  expect(Math.min(announced.counted, announced.corrected, announced.rejected, announced.duplicates)).toBeGreaterThan(
+    20,
+  );
 });
 
 test("a person reads what was sent and what the totals grow by", async () => {
@@ -100,15 +98,9 @@ test("a person reads what was sent and what the totals grow by", async () => {
   const { exitCode, stdout, stderr } = await run(["--orders", "200", ...MIX], env);
   const totals = totalsOf(await bodiesIn(queue));
   expect([exitCode, stderr]).toEqual([0, ""]);
-  expect(stdout).toMatch(
-    /^Sending 200 messages to http:.*, seed \d+\n80 of 200 \(40 %\), [\d,]+ orders\/s\n/,
-  );
-  expect(stdout).toMatch(
-    /\nSent 200 messages in \d+\.\d s \([\d,]+ orders\/s\), seed \d+\.\nThe totals grow by:\n/,
-  );
-  expect(stdout).toContain(
-    `orders      ${totals.orders} (${totals.counted} counted, ${totals.corrected} corrected)\n`,
-  );
+  expect(stdout).toMatch(/^Sending 200 messages to http:.*, seed \d+\n80 of 200 \(40 %\), [\d,]+ orders\/s\n/);
+  expect(stdout).toMatch(/\nSent 200 messages in \d+\.\d s \([\d,]+ orders\/s\), seed \d+\.\nThe totals grow by:\n/);
+  expect(stdout).toContain(`orders      ${totals.orders} (${totals.counted} counted, ${totals.corrected} corrected)\n`);
   const revenue = totals.revenue.toFixed(2).replace(/\B(?=(\d{3})+\.)/g, ",");
   expect(stdout).toContain(`revenue     ${revenue}\n`);
   expect(stdout).toEndWith(`rejected    ${totals.rejected}\n  duplicates  ${totals.duplicates}\n`);

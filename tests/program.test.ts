@@ -107,10 +107,7 @@ describe("on a named queue and Redis", () => {
     for (let kills = 0; kills < 4; kills++) {
       const program = await startProgram(env);
       const target = (orders / 5) * (kills + 1);
-      await waitFor(
-        "part of the orders",
-        async () => (await totalOrders(program)) >= Math.min(target, orders),
-      );
+      await waitFor("part of the orders", async () => (await totalOrders(program)) >= Math.min(target, orders));
       program.kill("SIGKILL");
       await program.exited;
     }
@@ -123,7 +120,7 @@ describe("on a named queue and Redis", () => {
     });
     last.kill("SIGTERM");
     expect(await last.exited).toBe(0);
-  }, 60_000);
+  });
 
   test("two programs share a queue and a store, and one that is stopped under load leaves the rest to the other", async () => {
     const queue = await freshQueue(emulator);
@@ -145,7 +142,7 @@ describe("on a named queue and Redis", () => {
     expect(await totalOrders(other)).toBe(3000);
     other.kill("SIGTERM");
     await other.exited;
-  }, 60_000);
+  });
 
   test("a Redis that is killed turns health to 503 with the reason, and nothing is lost or burned", async () => {
     const redis = await startRedisServer();
@@ -175,7 +172,7 @@ describe("on a named queue and Redis", () => {
     program.kill("SIGTERM");
     expect(await program.exited).toBe(0);
     await redis.stop();
-  }, 30_000);
+  });
 
   test("a stop during an outage of the store releases what is held, within ten seconds", async () => {
     const redis = await startRedisServer();
@@ -190,7 +187,7 @@ describe("on a named queue and Redis", () => {
     expect(performance.now() - before).toBeLessThan(10_000);
     expect(await takeAll(queue)).toHaveLength(20);
     await redis.stop();
-  }, 30_000);
+  });
 
   test("a queue that stops turns health to 503, and back", async () => {
     const dir = join(temporaryFolder(), "queue");
@@ -211,7 +208,7 @@ describe("on a named queue and Redis", () => {
     const failures = eventsOf(program.output()).filter(({ event }) => event === "polling_failed");
     expect(failures.length).toBeLessThanOrEqual(2); // one line a worker, whatever the number of tries
     await second.stop();
-  }, 30_000);
+  });
 });
 
 describe("a start that cannot be says so in one sentence and exits with 1:", () => {
@@ -235,11 +232,7 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
       () => ({ ...freshEnv(), EMBEDDED_QUEUE_PORT: new URL(emulator.endpoint).port }),
       /^Cannot start the embedded queue on 127\.0\.0\.1:\d+: the port is taken/,
     ],
-    [
-      "a wrong REDIS_URL",
-      () => ({ REDIS_URL: "localhost" }),
-      /^REDIS_URL must be a URL that begins with redis:/,
-    ],
+    ["a wrong REDIS_URL", () => ({ REDIS_URL: "localhost" }), /^REDIS_URL must be a URL that begins with redis:/],
     [
       "no Redis there",
       () => ({ ...freshEnv(), REDIS_URL: `redis://127.0.0.1:${freePort()}` }),

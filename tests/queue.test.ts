@@ -80,11 +80,7 @@ describe("locateQueue()", () => {
   });
 
   test.each([
-    [
-      "an unknown URL",
-      () => ({ url: `${emulator.endpoint}/000000000000/nope` }),
-      /QueueDoesNotExist.*Create it/,
-    ],
+    ["an unknown URL", () => ({ url: `${emulator.endpoint}/000000000000/nope` }), /QueueDoesNotExist.*Create it/],
     [
       "nothing listening",
       () => ({ endpoint: `http://127.0.0.1:${freePort()}` }),
@@ -184,7 +180,7 @@ describe("the queue", () => {
     await expect(queue.receive(0, never)).rejects.toThrow("ReceiveMessage failed: no answer within 5 s");
     expect(performance.now() - before).toBeWithin(4900, 6500);
     stop();
-  }, 10_000);
+  });
 
   test("a receive whose answer stalls in the middle ends too", async () => {
     const stalled = () =>
@@ -196,7 +192,7 @@ describe("the queue", () => {
     const { queue, stop } = rawServer(stalled);
     await expect(queue.receive(0, never)).rejects.toThrow("no answer within 5 s");
     stop();
-  }, 10_000);
+  });
 
   test("aborting ends a long poll at once, and the next message is not handed to it", async () => {
     const queue = await freshQueue(emulator);
@@ -243,8 +239,6 @@ describe("the embedded queue", () => {
   test("a taken port is one sentence", async () => {
     const port = Number(new URL(emulator.endpoint).port);
     const starting = startEmulator({ port, dir: join(temporaryFolder(), "queue") }, () => {});
-    await expect(starting).rejects.toThrow(
-      `Cannot start the embedded queue on 127.0.0.1:${port}: the port is taken`,
-    );
+    await expect(starting).rejects.toThrow(`Cannot start the embedded queue on 127.0.0.1:${port}: the port is taken`);
   });
 });

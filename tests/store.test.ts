@@ -39,19 +39,13 @@ async function wholeState(store: Store, orders: readonly Order[]) {
     global: await store.global(),
     users: Object.fromEntries(await Promise.all(users.map(async (user) => [user, await store.user(user)]))),
     days: Object.fromEntries((await store.daily(days)).map((total, index) => [days[index], total])),
-    boards: Object.fromEntries(
-      await Promise.all(boards.map(async (board) => [board, await store.top(board, 1000)])),
-    ),
+    boards: Object.fromEntries(await Promise.all(boards.map(async (board) => [board, await store.top(board, 1000)]))),
   };
 }
 
 /** The same, added up here from orders that count. */
 function expectedState(orders: readonly Order[]) {
-  const add = <K extends string>(
-    sums: Record<K, { orders: number; cents: number }>,
-    key: K,
-    cents: number,
-  ) => {
+  const add = <K extends string>(sums: Record<K, { orders: number; cents: number }>, key: K, cents: number) => {
     sums[key] = { orders: (sums[key]?.orders ?? 0) + 1, cents: (sums[key]?.cents ?? 0) + cents };
   };
   const global = {} as Record<"all", { orders: number; cents: number }>;
@@ -121,9 +115,7 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
   test("record() counts an order once when two workers hold it at the same time", async () => {
     await using opened = await twoStores(kind);
     const [store, other] = opened.stores;
-    const orders = Array.from({ length: 500 }, (_, index) =>
-      order({ userId: `U${index % 7}`, cents: index }),
-    );
+    const orders = Array.from({ length: 500 }, (_, index) => order({ userId: `U${index % 7}`, cents: index }));
     const batches = Array.from({ length: 50 }, (_, index) => orders.slice(index * 10, index * 10 + 10));
     const answers = await Promise.all(batches.flatMap((batch) => [store.record(batch), other.record(batch)]));
     expect(answers.flat().filter((answer) => answer === "recorded")).toHaveLength(500);
@@ -144,10 +136,7 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     await using opened = await twoStores(kind);
     const [store] = opened.stores;
     const tied = ["b", "a", "B", "é", "z", "😀", "\uffee", "a b", "10", "9"];
-    await store.record([
-      ...tied.map((userId) => order({ userId, cents: 100 })),
-      order({ userId: "rich", cents: 101 }),
-    ]);
+    await store.record([...tied.map((userId) => order({ userId, cents: 100 })), order({ userId: "rich", cents: 101 })]);
     const bytes = tied.toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
     const top = await store.top("d:2024-12-13", 1000);
     expect(top.map(({ userId }) => userId)).toEqual(["rich", ...bytes]);
@@ -279,9 +268,7 @@ describe("redis", () => {
     const store = await openStore({ kind: "redis", url, markerTtlSeconds: 1000 });
     const redis = new Redis(url);
     await redis.set("user:U2", "somebody else's");
-    await expect(store.record([order({ userId: "U1" }), order({ userId: "U2" })])).rejects.toThrow(
-      "WRONGTYPE",
-    );
+    await expect(store.record([order({ userId: "U1" }), order({ userId: "U2" })])).rejects.toThrow("WRONGTYPE");
     await store.check();
     expect(await redis.keys("*")).toEqual(expect.arrayContaining(["user:U2", "check"]));
     expect(await redis.dbsize()).toBe(2);
@@ -343,16 +330,13 @@ describe("sqlite", () => {
     await past.close();
     const store = await openStore({ kind: "sqlite", path, markerTtlSeconds: 1000 });
     await store.record([order({ id: "new" })]); // prunes what has expired
-    expect(await store.record([order({ id: "old" }), order({ id: "new" })])).toEqual([
-      "recorded",
-      "duplicate",
-    ]);
+    expect(await store.record([order({ id: "old" }), order({ id: "new" })])).toEqual(["recorded", "duplicate"]);
     await store.close();
   });
 
   test("opening rejects with one sentence when the file cannot be made", async () => {
-    await expect(
-      openStore({ kind: "sqlite", path: "/proc/nowhere/orders.db", markerTtlSeconds: 1 }),
-    ).rejects.toThrow(/^Cannot open the store \/proc\/nowhere\/orders\.db: /);
+    await expect(openStore({ kind: "sqlite", path: "/proc/nowhere/orders.db", markerTtlSeconds: 1 })).rejects.toThrow(
+      /^Cannot open the store \/proc\/nowhere\/orders\.db: /,
+    );
   });
 });

@@ -22,8 +22,7 @@ export interface RedisServer {
 /** A real `redis-server` of this test file's own on a free port, append-only `always`. */
 export async function startRedisServer(): Promise<RedisServer> {
   const path = Bun.which("redis-server");
-  if (!path)
-    throw new Error("redis-server is missing: get it with `bun run test`, or apt-get install redis-server");
+  if (!path) throw new Error("redis-server is missing: get it with `bun run test`, or apt-get install redis-server");
   const dir = mkdtempSync(join(tmpdir(), "redis-"));
   const port = freePort();
   let child: Bun.Subprocess | undefined;
