@@ -51,6 +51,11 @@ function authorization(apiKey: string | undefined): (request: Request) => boolea
   const digest = (text: string) => createHash("sha256").update(text).digest();
   const expected = digest(`Bearer ${apiKey}`);
   return (request) =>
-    OPEN_PATHS.includes(new URL(request.url).pathname) ||
+    OPEN_PATHS.includes(pathOf(request)) ||
     timingSafeEqual(digest(request.headers.get("authorization") ?? ""), expected);
+}
+
+/** A request without a Host header, as some load balancers send, has no more than its path as URL. */
+function pathOf({ url }: Request): string {
+  return URL.parse(url)?.pathname ?? url.split("?")[0] ?? "";
 }
