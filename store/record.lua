@@ -3,12 +3,14 @@
 -- ARGV[1]  key prefix, "" or a hash tag
 -- ARGV[2]  how long an order id is remembered, seconds
 -- ARGV[3]  the most that total_revenue may reach, cents
--- ARGV[4…] for each order: order id, user id, cents, and its boards of day, week, month and year
+-- ARGV[4]  how many days the batch has, then for each its boards of day, week, month and year
+-- ARGV[…]  for each order: order id, user id, cents and which of the days, from 1
 -- Returns  for each order 1 (counted) or 0 (duplicate)
 -- A script does not roll back: everything that can be refused is refused before the first write.
-local global = KEYS[1]
-local prefix, ttl_seconds, max_cents = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local FIRST, WIDTH = 4, 7
+local call = redis.call
+local global, prefix = KEYS[1], ARGV[1]
+local ttl_seconds, max_cents, day_count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local FIRST, WIDTH = 5 + 4 * day_count, 4
 
 -- "3200.75" -> 320075; doubles are exact for integers below 2^53
 local function cents_of(key, text)
@@ -22,54 +24,61 @@ local function decimal_of(cents)
   return string.format("%d.%02d", math.floor(cents / 100), cents % 100)
 end
 
+local function add(sum, cents)
+  sum.orders, sum.cents = sum.orders + 1, sum.cents + cents
+end
+
 -- 1. Which orders are new? A copy later in the batch is a duplicate of the first.
 local markers = {}
 for at = FIRST, #ARGV, WIDTH do markers[#markers + 1] = prefix .. "order:" .. ARGV[at] end
-local known = redis.call("MGET", unpack(markers))
+local known = call("MGET", unpack(markers))
 local outcomes, seen, users, days, batch = {}, {}, {}, {}, { orders = 0, cents = 0 }
 for index, marker in ipairs(markers) do
   local fresh = not known[index] and not seen[marker]
   outcomes[index] = fresh and 1 or 0
   if fresh then
     local at = FIRST + (index - 1) * WIDTH
-    local user, cents, day = ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
+    local user, cents, day = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
     seen[marker] = at
-    users[user] = users[user] or { orders = 0, cents = 0 }
+    users[user] = users[user] or { orders = 0, cents = 0, boards = {} }
     days[day] = days[day] or { orders = 0, cents = 0 }
-    for _, sum in ipairs({ users[user], days[day], batch }) do
-      sum.orders, sum.cents = sum.orders + 1, sum.cents + cents
-    end
+    add(users[user], cents)
+    add(days[day], cents)
+    add(batch, cents)
   end
 end
 if batch.orders == 0 then return outcomes end
 
 -- 2. What do their totals become? Reading them also finds a key of the wrong type before anything is written.
-local revenue = cents_of(global, redis.call("HGET", global, "total_revenue")) + batch.cents
+local totals = call("HMGET", global, "total_orders", "total_revenue")
+local revenue = cents_of(global, totals[2]) + batch.cents
 if revenue > max_cents then return redis.error_reply("ERR total_revenue would pass the most that is exact") end
 for user, sum in pairs(users) do
   sum.key = prefix .. "user:" .. user
-  sum.total = cents_of(sum.key, redis.call("HGET", sum.key, "total_spend")) + sum.cents
+  local held = call("HMGET", sum.key, "order_count", "total_spend")
+  sum.orders = sum.orders + (held[1] or 0)
+  sum.total = cents_of(sum.key, held[2]) + sum.cents
 end
 
 -- 3. Write.
+local boards = {}
+for index = 5, FIRST - 1 do boards[index - 4] = prefix .. "board:" .. ARGV[index] end
 for marker, at in pairs(seen) do
-  local user, cents = ARGV[at + 1], ARGV[at + 2]
-  redis.call("SET", marker, "", "EX", ttl_seconds)
-  for column = 3, 6 do
-    local board = prefix .. "board:" .. ARGV[at + column]
+  local user, decrement, last = ARGV[at + 1], "-" .. ARGV[at + 2], 4 * ARGV[at + 3]
+  call("SET", marker, "", "EX", ttl_seconds)
+  for index = last - 3, last do
     -- Negative, so that ascending order is most spend first and then user id, byte by byte
-    redis.call("ZINCRBY", board, "-" .. cents, user)
-    redis.call("HINCRBY", board .. ":orders", user, 1)
+    call("ZINCRBY", boards[index], decrement, user)
+    call("HINCRBY", boards[index] .. ":orders", user, 1)
   end
 end
 for day, sum in pairs(days) do
-  redis.call("HINCRBY", prefix .. "days", day .. ":orders", sum.orders)
-  redis.call("HINCRBY", prefix .. "days", day .. ":cents", sum.cents)
+  local name = ARGV[1 + 4 * day]
+  call("HINCRBY", prefix .. "days", name .. ":orders", sum.orders)
+  call("HINCRBY", prefix .. "days", name .. ":cents", sum.cents)
 end
 for _, sum in pairs(users) do
-  redis.call("HINCRBY", sum.key, "order_count", sum.orders)
-  redis.call("HSET", sum.key, "total_spend", decimal_of(sum.total))
+  call("HSET", sum.key, "order_count", sum.orders, "total_spend", decimal_of(sum.total))
 end
-redis.call("HINCRBY", global, "total_orders", batch.orders)
-redis.call("HSET", global, "total_revenue", decimal_of(revenue))
+call("HSET", global, "total_orders", (totals[1] or 0) + batch.orders, "total_revenue", decimal_of(revenue))
 return outcomes

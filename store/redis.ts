@@ -28,8 +28,10 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
 
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
     if (orders.length === 0) return [];
-    const rows = orders.flatMap(({ id, userId, cents, day }) => [id, userId, cents, ...boardsOf(day)]);
-    const answer = await redis.recordOrders(GLOBAL_KEY, "", options.markerTtlSeconds, MAX_TOTAL_CENTS, ...rows);
+    const days = [...new Set(orders.map(({ day }) => day))];
+    const rows = orders.flatMap(({ id, userId, cents, day }) => [id, userId, cents, days.indexOf(day) + 1]);
+    const args = [options.markerTtlSeconds, MAX_TOTAL_CENTS, days.length, ...days.flatMap(boardsOf), ...rows];
+    const answer = await redis.recordOrders(GLOBAL_KEY, "", ...args);
     return answer.map((counted) => (counted === 1 ? "recorded" : "duplicate"));
   }
 
