@@ -6,7 +6,7 @@ import { type Emulator, startEmulator } from "./queue/emulator.ts";
 import { countRequests } from "./queue/metrics.ts";
 import { openQueue } from "./queue/queue.ts";
 import { locateQueue } from "./queue/setup.ts";
-import { createApp } from "./routes/app.ts";
+import type { App } from "./routes/app.ts";
 import { markerTtlSeconds, openStore } from "./store/open.ts";
 
 export interface Running {
@@ -25,6 +25,8 @@ export interface Running {
 export async function start(config: Config, log: Log = createLog(config.log)): Promise<Running> {
   await using parts = new AsyncDisposableStack();
 
+  // Loaded while the emulator starts: the web framework is a fifth of the start.
+  const loadingApp = import("./routes/app.ts");
   const emulator = config.queue.kind === "embedded" ? await startEmulator(config.queue, crashed(log)) : undefined;
   parts.defer(async () => emulator?.stop());
   const queueAddress = await locateQueue(wantedQueue(config, emulator));
@@ -40,6 +42,7 @@ export async function start(config: Config, log: Log = createLog(config.log)): P
   const pool = await startPool(workers, { queue: queueAddress, store: storeAddress, consumer, log: config.log }, log);
   parts.defer(() => pool.stop());
 
+  const { createApp } = await loadingApp;
   const app = createApp({
     log,
     registry,
@@ -72,7 +75,7 @@ export async function start(config: Config, log: Log = createLog(config.log)): P
 const HTTP_STOP_MS = 500;
 
 /** Waits for the requests in flight, then cuts those of clients that do not end. */
-async function stopListening({ server }: ReturnType<typeof createApp>) {
+async function stopListening({ server }: App) {
   await Promise.race([server?.stop(), Bun.sleep(HTTP_STOP_MS)]);
   await server?.stop(true);
 }
@@ -84,7 +87,7 @@ function wantedQueue({ queue }: Config, emulator: Emulator | undefined) {
 
 const crashed = (log: Log) => (error: unknown) => log.fatal({ event: "embedded_queue_crashed", error });
 
-function listen(app: ReturnType<typeof createApp>, { host, port }: Config["http"]): string {
+function listen(app: App, { host, port }: Config["http"]): string {
   try {
     app.listen({ hostname: host, port });
     return `http://${host.includes(":") ? `[${host}]` : host}:${app.server?.port}`;

@@ -1,5 +1,3 @@
-import { openRedisStore } from "./redis.ts";
-import { openSqliteStore } from "./sqlite.ts";
 import type { Store } from "./store.ts";
 
 /** What a thread needs to open the store; plain data, so that it can be handed to a Bun worker. */
@@ -10,7 +8,9 @@ export type StoreAddress = ({ kind: "sqlite"; path: string } | { kind: "redis"; 
 
 /** Opens the store for one thread. Rejects with one sentence when it cannot be reached. */
 export async function openStore(address: StoreAddress): Promise<Store> {
-  return address.kind === "redis" ? await openRedisStore(address) : openSqliteStore(address);
+  // Only the one that is used is loaded: ioredis alone is a tenth of the start.
+  if (address.kind === "redis") return await (await import("./redis.ts")).openRedisStore(address);
+  return (await import("./sqlite.ts")).openSqliteStore(address);
 }
 
 /**
