@@ -22,7 +22,7 @@ export interface Running {
  * Starts the whole program: opened down the list, closed up it. Rejects with one sentence when a part cannot
  * start, and has then closed the others.
  */
-export async function start(config: Config, log: Log = createLog(config.log)): Promise<Running> {
+export async function start(config: Config, log: Log = createLog(config.log), workerFile?: URL): Promise<Running> {
   await using parts = new AsyncDisposableStack();
 
   // Loaded while the emulator starts: the web framework is a fifth of the start.
@@ -39,7 +39,8 @@ export async function start(config: Config, log: Log = createLog(config.log)): P
   parts.defer(() => store.close());
 
   const { workers, ...consumer } = config.consumer;
-  const pool = await startPool(workers, { queue: queueAddress, store: storeAddress, consumer, log: config.log }, log);
+  const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log };
+  const pool = await startPool(workers, workerOptions, log, workerFile);
   parts.defer(() => pool.stop());
 
   const { createApp } = await loadingApp;
@@ -100,10 +101,19 @@ function listen(app: App, { host, port }: Config["http"]): string {
   }
 }
 
-async function main() {
+/** Runs until SIGINT or SIGTERM; a start that cannot be ends with its reasons on stderr and code 1. */
+export async function main(workerFile?: URL) {
+  await run(workerFile).catch((error) => {
+    const lines = error instanceof ConfigError ? error.problems : [error instanceof Error ? error.message : `${error}`];
+    for (const line of lines) console.error(line);
+    process.exit(1);
+  });
+}
+
+async function run(workerFile?: URL) {
   const config = readConfig(Bun.env);
   const log = createLog(config.log);
-  const running = await start(config, log);
+  const running = await start(config, log, workerFile);
   announce(config, running, log);
   let stopping = false;
   async function stop(signal: string) {
@@ -139,11 +149,4 @@ function announce(config: Config, { url, queueUrl }: Running, log: Log) {
   });
 }
 
-if (import.meta.main) {
-  await main().catch((error) => {
-    const lines =
-      error instanceof ConfigError ? error.problems : [error instanceof Error ? error.message : String(error)];
-    for (const line of lines) console.error(line);
-    process.exit(1);
-  });
-}
+if (import.meta.main) await main();

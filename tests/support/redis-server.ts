@@ -32,7 +32,7 @@ export async function startRedisServer(): Promise<RedisServer> {
     const files = ["--dir", dir, "--appendonly", "yes", "--appendfsync", "always", "--save", ""];
     const net = ["--port", `${port}`, "--bind", "127.0.0.1", "--databases", `${DATABASES}`];
     child = Bun.spawn([path ?? "", ...net, ...files], { stdout: "ignore", stderr: "ignore" });
-    await waitFor("redis-server", () => answers(port));
+    await waitFor("redis-server", () => answers(port), 60_000);
   }
 
   async function kill() {
