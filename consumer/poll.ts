@@ -19,8 +19,8 @@ export async function pollOnce(parts: ConsumerParts, waitTimeSeconds: number, st
 export interface Poller {
   /** Resolves when the stop was asked for and every message received is settled or released. */
   done: Promise<void>;
-  /** When a receive last came back, ms since the epoch. */
-  lastPollAt(): number;
+  /** How long ago a receive last came back, ms; by the monotonic clock, so that a clock step is no stall. */
+  sinceLastPollMs(): number;
 }
 
 /**
@@ -29,7 +29,7 @@ export interface Poller {
  */
 export function startPolling(parts: ConsumerParts, concurrency: number, stopping: AbortSignal): Poller {
   const lanes = new Set<Promise<void>>();
-  let lastPollAt = Date.now();
+  let lastPollAt = performance.now();
   let errorsInARow = 0;
 
   async function lane(): Promise<void> {
@@ -58,7 +58,7 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
       if (!stopping.aborted) await afterError(error);
       return 0;
     } finally {
-      lastPollAt = Date.now();
+      lastPollAt = performance.now();
     }
   }
 
@@ -73,5 +73,5 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
   }
 
   openLane();
-  return { done: untilAllLanesEnd(), lastPollAt: () => lastPollAt };
+  return { done: untilAllLanesEnd(), sinceLastPollMs: () => performance.now() - lastPollAt };
 }

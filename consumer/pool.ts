@@ -80,10 +80,10 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
   async function start() {
     const started = new Worker(file, { workerData: options });
     worker = started;
-    startedAt = Date.now();
+    startedAt = performance.now();
     started.on("message", (message: WorkerReport) => {
       report = message;
-      reportedAt = Date.now();
+      reportedAt = performance.now();
     });
     let cause: unknown;
     // Without this listener an error in the worker would end the whole process.
@@ -102,7 +102,7 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
 
   async function restart(cause: unknown): Promise<void> {
     if (stopping.aborted) return;
-    if (Date.now() - startedAt > SOUND_AFTER_MS) crashes = 0;
+    if (performance.now() - startedAt > SOUND_AFTER_MS) crashes = 0;
     const pauseMs = Math.min(FIRST_RESTART_PAUSE_MS * 2 ** crashes++, MAX_RESTART_PAUSE_MS);
     lastCrash = cause instanceof Error ? cause.message : String(cause);
     log.error({ event: "worker_crashed", worker: options.index, restartInMs: pauseMs, error: cause });
@@ -119,8 +119,8 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
 
   function stuck(): string | undefined {
     if (!worker || !report) return undefined;
-    if (Date.now() - reportedAt > SILENCE_MS) return `silent for ${SILENCE_MS / 1000} s`;
-    const polled = report.pausedBecause !== undefined || Date.now() - report.lastPollAt < MAX_POLL_MS;
+    if (performance.now() - reportedAt > SILENCE_MS) return `silent for ${SILENCE_MS / 1000} s`;
+    const polled = report.pausedBecause !== undefined || report.sinceLastPollMs < MAX_POLL_MS;
     return polled ? undefined : `no receive for ${MAX_POLL_MS / 1000} s`;
   }
 

@@ -25,12 +25,12 @@ export function createStoreGate({ store, log }: { store: Store; log: Log }, stop
   }
 
   async function untilStoreAnswers() {
-    const since = Date.now();
+    const since = performance.now();
     for (let pauseMs = FIRST_PAUSE_MS; !stopping.aborted; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
       await pause(pauseMs, stopping);
       if (await takesWrites()) {
         reason = undefined;
-        log.info({ event: "store_back", awayMs: Date.now() - since });
+        log.info({ event: "store_back", awayMs: Math.round(performance.now() - since) });
         return;
       }
     }

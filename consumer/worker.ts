@@ -19,8 +19,8 @@ export interface WorkerOptions {
 
 /** What a worker tells the main thread, several times a second and once more at its end. */
 export interface WorkerReport {
-  /** When a receive last came back, ms since the epoch. */
-  lastPollAt: number;
+  /** How long ago a receive last came back, ms. */
+  sinceLastPollMs: number;
   /** Why nothing is received just now. */
   pausedBecause?: string;
   metrics: object[];
@@ -47,7 +47,7 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
     const pausedBecause = gate.reason();
     const snapshot = await metrics.registry.getMetricsAsJSON();
     const message: WorkerReport = {
-      lastPollAt: poller.lastPollAt(),
+      sinceLastPollMs: poller.sinceLastPollMs(),
       metrics: snapshot,
       ...(pausedBecause && { pausedBecause }),
     };

@@ -1,0 +1,20 @@
+import { expect, test } from "bun:test";
+import { checkJudged, fuzzApi, fuzzJudge } from "./faults/fuzz.ts";
+
+const seed = Math.floor(Math.random() * 1_000_000);
+
+test(`judge() answers any body with what the store and the dead-letter queue can take (seed ${seed})`, () => {
+  fuzzJudge(10_000, seed);
+});
+
+test(`the API answers any request, with a problem where it cannot (seed ${seed})`, async () => {
+  await fuzzApi(2_000, seed);
+});
+
+test("the check of the fuzzing finds a wrong answer", () => {
+  const order = { id: "a", userId: "b", cents: 1, day: "2024-12-13" };
+  expect(checkJudged({ outcome: "counted", order })).toBe(true);
+  expect(checkJudged({ outcome: "counted", order: { ...order, cents: 1.5 } })).toBe(false);
+  expect(checkJudged({ outcome: "counted", order: { ...order, userId: "\ud800" } })).toBe(false);
+  expect(checkJudged({ outcome: "rejected", reason: "invalid_json", errors: [] })).toBe(false);
+});
