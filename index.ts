@@ -46,12 +46,11 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const { createApp } = await loadingApp;
   const app = createApp({
     log,
-    registry,
     store,
     storeKind: config.store.kind,
     depth: queue.depth,
     workers: pool.status,
-    workerMetrics: pool.metrics,
+    threadMetrics: async () => [await registry.getMetricsAsJSON(), ...(await pool.metrics())],
     ...(config.http.apiKey && { apiKey: config.http.apiKey }),
   });
   const url = listen(app, config.http);
@@ -128,25 +127,26 @@ async function run(workerFile?: URL) {
 }
 
 /** What was started and where to look. */
-function announce(config: Config, { url, queueUrl }: Running, log: Log) {
-  const embedded = [config.queue.kind === "embedded" && "queue", config.store.kind === "sqlite" && "store"].filter(
-    Boolean,
-  );
+function announce({ queue, store, consumer, http, log: { pretty } }: Config, { url, queueUrl }: Running, log: Log) {
+  const embedded = [queue.kind === "embedded" && "queue", store.kind === "sqlite" && "store"].filter(Boolean);
   if (embedded.length > 0) {
-    log.warn({
-      event: "embedded_mode",
-      msg: `embedded ${embedded.join(" and ")}: for this machine only, not for production`,
-    });
+    log.warn({ event: "embedded_mode", msg: `${embedded.join(" and ")} on this machine only, not for production` });
   }
-  log.info({
-    event: "started",
+  const open = !["127.0.0.1", "localhost", "::1"].includes(http.host) && !http.apiKey;
+  if (open)
+    log.warn({ event: "no_api_key", msg: `everybody who reaches ${http.host} can read the numbers: set API_KEY` });
+  const where = {
     api: url,
     docs: `${url}/docs`,
     queue: queueUrl,
-    store: config.store.kind,
-    workers: config.consumer.workers,
-    send_orders: "bun scripts/populate.ts",
-  });
+    store: store.kind,
+    workers: consumer.workers,
+    // Made-up orders are for a queue of one's own.
+    ...(queue.kind === "embedded" && { send_orders: "bun scripts/populate.ts" }),
+  };
+  if (!pretty) return log.info({ event: "started", ...where });
+  const lines = Object.entries(where).map(([name, value]) => `  ${name.replace("_", " ").padEnd(12)} ${value}`);
+  console.log(`\n${lines.join("\n")}\n`);
 }
 
 if (import.meta.main) await main();

@@ -7,8 +7,15 @@ export type Log = Logger;
 export function createLog({ level, pretty }: Config["log"], bindings: Record<string, unknown> = {}): Log {
   // Synchronous: a line written just before a crash is not lost, and lines of all workers keep their order.
   const destination = pretty ? prettyStream() : pino.destination({ fd: 1, sync: true });
-  const formatters = { level: (label: string) => ({ level: label }) };
-  return pino({ level, base: null, formatters, timestamp: pino.stdTimeFunctions.isoTime }, destination).child(bindings);
+  const options = {
+    level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label: string) => ({ level: label }) },
+    // Without this an error is logged as {}.
+    serializers: { error: pino.stdSerializers.err },
+  };
+  return pino(options, destination).child(bindings);
 }
 
 function prettyStream() {
@@ -16,7 +23,8 @@ function prettyStream() {
     write(line: string) {
       const { level, time, event, msg, error, ...fields } = JSON.parse(line);
       const details = Object.entries(fields).map(
-        ([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`,
+        ([key, value]) =>
+          `${key}=${typeof value === "object" || /\s/.test(`${value}`) ? JSON.stringify(value) : value}`,
       );
       const words = [
         time.slice(11, 19),

@@ -5,7 +5,7 @@ import { countRequests } from "../queue/metrics.ts";
 export const OUTCOMES = ["counted", "corrected", "duplicate", "rejected"] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 
-/** From a tenth of the polling pause of nobody to a day in a backed-up queue. */
+/** From an order counted at once to one from a queue that was backed up for a day. */
 const LAG_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400];
 const APPLY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
 

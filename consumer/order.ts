@@ -131,9 +131,11 @@ function rule<T>(isValid: (value: unknown) => boolean, message: string) {
 
 /** Short printable ASCII: SQS refuses control characters and U+FFFE in an attribute. */
 function described(value: unknown): string {
-  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
+  if (Array.isArray(value)) return value.length === 0 ? "an empty array" : "an array";
+  if (typeof value === "object" && value !== null) return "an object";
   const text = typeof value === "string" ? JSON.stringify(value.slice(0, 40)) : String(value);
-  return text.replace(/[^ -~]/g, "?").slice(0, 60);
+  const cut = typeof value === "string" && value.length > 40 ? `... (${value.length} characters)` : "";
+  return text.replace(/[^ -~]/g, "?").slice(0, 60) + cut;
 }
 
 function isText(value: unknown): value is string {

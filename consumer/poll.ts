@@ -10,8 +10,14 @@ const FIRST_ERROR_PAUSE_MS = 100;
 const MAX_ERROR_PAUSE_MS = 5_000;
 
 /** One step: receive at most ten messages and settle them. Answers how many there were. */
-export async function pollOnce(parts: ConsumerParts, waitTimeSeconds: number, stopping: AbortSignal): Promise<number> {
+export async function pollOnce(
+  parts: ConsumerParts,
+  waitTimeSeconds: number,
+  stopping: AbortSignal,
+  onReceived = () => {},
+): Promise<number> {
   const messages = await parts.queue.receive(waitTimeSeconds, stopping);
+  onReceived();
   if (messages.length > 0) await settle(parts, messages, stopping);
   return messages.length;
 }
@@ -19,59 +25,78 @@ export async function pollOnce(parts: ConsumerParts, waitTimeSeconds: number, st
 export interface Poller {
   /** Resolves when the stop was asked for and every message received is settled or released. */
   done: Promise<void>;
-  /** How long ago a receive last came back, ms; by the monotonic clock, so that a clock step is no stall. */
-  sinceLastPollMs(): number;
+  /** How long nothing has moved, ms; by the monotonic clock, so that a clock step is no stall. */
+  sinceProgressMs(): number;
+  /** Why receives fail, once several in a row have; undefined while they succeed. */
+  failure(): string | undefined;
 }
+
+/** Errors in a row that are more than a hiccup: by then the pauses have added up to some seconds. */
+const FAILING_AFTER_ERRORS = 4;
 
 /**
  * Polls until `stopping`. A lane is one receive and the settling of what it brought; a full batch opens another
  * lane, up to `concurrency`, and a batch that is not full closes one, down to a single long poll.
  */
 export function startPolling(parts: ConsumerParts, concurrency: number, stopping: AbortSignal): Poller {
-  const lanes = new Set<Promise<void>>();
-  let lastPollAt = performance.now();
+  const ending = new Set<Promise<void>>();
+  let lanes = 0;
+  let progressAt = performance.now();
   let errorsInARow = 0;
+  let lastError = "";
 
+  /** Counts itself out in the same turn in which it decides to end: two lanes must not both leave to the other. */
   async function lane(): Promise<void> {
     while (!stopping.aborted) {
       await parts.gate.whenOpen();
-      if (stopping.aborted) return;
+      progressAt = performance.now();
+      if (stopping.aborted) break;
       const received = await pollSafely();
       if (received === FULL_BATCH) openLane();
-      else if (lanes.size > 1) return;
+      else if (lanes > 1) break;
     }
+    lanes--;
   }
 
   function openLane() {
-    if (lanes.size >= concurrency || stopping.aborted) return;
-    const opened: Promise<void> = lane().finally(() => lanes.delete(opened));
-    lanes.add(opened);
+    if (lanes >= concurrency || stopping.aborted) return;
+    lanes++;
+    const opened: Promise<void> = lane().finally(() => ending.delete(opened));
+    ending.add(opened);
   }
 
   async function pollSafely(): Promise<number> {
     try {
-      const received = await pollOnce(parts, lanes.size > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS, stopping);
-      if (errorsInARow > 0) parts.log.info({ event: "polling_recovered", errors: errorsInARow });
-      errorsInARow = 0;
-      return received;
+      return await pollOnce(parts, lanes > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS, stopping, onReceived);
     } catch (error) {
       if (!stopping.aborted) await afterError(error);
       return 0;
     } finally {
-      lastPollAt = performance.now();
+      progressAt = performance.now();
     }
   }
 
-  /** One line for the first error of a row; the pauses grow until a poll succeeds. */
+  function onReceived() {
+    progressAt = performance.now();
+    if (errorsInARow > 0) parts.log.info({ event: "polling_recovered", errors: errorsInARow });
+    errorsInARow = 0;
+  }
+
+  /** One line for the first error of a row; the pauses grow until a receive succeeds. */
   async function afterError(error: unknown) {
+    lastError = error instanceof Error ? error.message : String(error);
     if (errorsInARow++ === 0) parts.log.error({ event: "polling_failed", error });
     await pause(Math.min(FIRST_ERROR_PAUSE_MS * 2 ** errorsInARow, MAX_ERROR_PAUSE_MS), stopping);
   }
 
   async function untilAllLanesEnd() {
-    while (lanes.size > 0) await Promise.all(lanes);
+    while (ending.size > 0) await Promise.all(ending);
   }
 
   openLane();
-  return { done: untilAllLanesEnd(), sinceLastPollMs: () => performance.now() - lastPollAt };
+  return {
+    done: untilAllLanesEnd(),
+    sinceProgressMs: () => Math.min(performance.now() - progressAt, parts.gate.sinceOpenMs()),
+    failure: () => (errorsInARow >= FAILING_AFTER_ERRORS ? lastError : undefined),
+  };
 }

@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { AggregatorRegistry } from "prom-client";
@@ -23,8 +22,10 @@ export interface Pool {
 
 /** A worker reports four times a second; one that is silent for five is spinning or blocked. */
 const SILENCE_MS = 5_000;
-/** A receive takes at most its 20 s wait and 5 s of grace; settling its batch at most another 15 s. */
-const MAX_POLL_MS = 40_000;
+/** A receive takes at most its 20 s wait and 5 s of grace; settling its batch two requests of 10 s and the store's 5. */
+const MAX_STEP_MS = 30_000;
+/** Loading its modules takes a worker a fraction of a second, and connecting to the store at most some. */
+const MAX_START_MS = 20_000;
 const WATCH_INTERVAL_MS = 500;
 const FIRST_RESTART_PAUSE_MS = 100;
 const MAX_RESTART_PAUSE_MS = 10_000;
@@ -68,6 +69,8 @@ export async function startPool(
 /** One place in the pool and the worker that fills it, again and again. */
 function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: AbortSignal) {
   let worker: Worker | undefined;
+  /** The one that is being ended for being stuck. */
+  let condemned: Worker | undefined;
   let report: WorkerReport | undefined;
   let reportedAt = 0;
   let startedAt = 0;
@@ -85,17 +88,18 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
       report = message;
       reportedAt = performance.now();
     });
-    let cause: unknown;
+    let cause: Error | undefined;
     // Without this listener an error in the worker would end the whole process.
     started.on("error", (error) => {
-      cause = error;
+      cause = error instanceof Error ? error : new Error(String(error));
     });
     const exited = exitOf(started).then(async (code) => {
-      await bury();
+      if (worker === started) await bury();
       return cause ?? new Error(`the worker ended with code ${code}`);
     });
-    const first = await Promise.race([once(started, "message"), exited]);
-    if (first instanceof Error) throw first;
+    const reported = new Promise<void>((resolve) => started.once("message", () => resolve()));
+    const died = await Promise.race([reported, exited]);
+    if (died) throw died;
     // Any exit that was not asked for is a crash, even with code 0: an unhandled rejection ends like that.
     void exited.then(restart);
   }
@@ -118,16 +122,18 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
   }
 
   function stuck(): string | undefined {
-    if (!worker || !report) return undefined;
+    if (!worker) return undefined;
+    if (!report) return performance.now() - startedAt > MAX_START_MS ? "it does not start" : undefined;
     if (performance.now() - reportedAt > SILENCE_MS) return `silent for ${SILENCE_MS / 1000} s`;
-    const polled = report.pausedBecause !== undefined || report.sinceLastPollMs < MAX_POLL_MS;
-    return polled ? undefined : `no receive for ${MAX_POLL_MS / 1000} s`;
+    const polled = report.pausedBecause !== undefined || report.sinceProgressMs < MAX_STEP_MS;
+    return polled ? undefined : `nothing has moved for ${MAX_STEP_MS / 1000} s`;
   }
 
   /** Ends a worker that is stuck; its exit is a crash like any other. */
   async function watch() {
     const reason = stuck();
-    if (!reason) return;
+    if (!reason || worker === condemned) return;
+    condemned = worker;
     log.error({ event: "worker_stuck", worker: options.index, reason });
     await worker?.terminate();
   }

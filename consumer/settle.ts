@@ -23,6 +23,8 @@ interface Accepted {
 
 /** A store that takes writes but fails this often on one batch refuses something in that batch. */
 const MAX_REFUSALS = 3;
+/** Between them: a connection that broke in the middle of the answer is no refusal. */
+const REFUSAL_PAUSE_MS = 200;
 
 /**
  * Judges, records and settles one batch of messages. Nothing leaves the queue before the store has answered, so
@@ -61,30 +63,27 @@ async function recordOrHold(
   held: readonly Message[],
   stopping: AbortSignal,
 ): Promise<Settled[]> {
-  for (let failures = 0; accepted.length > 0; ) {
+  if (accepted.length === 0) return [];
+  for (let refusals = 0; ; ) {
     try {
       return await record(parts, accepted);
-    } catch (error) {
-      const refused = !(await storeIsAway(parts, error));
-      failures = refused ? failures + 1 : 0;
-      if (failures === MAX_REFUSALS) return await recordOneByOne(parts, accepted);
-      if (!refused) await holdUntilStoreIsBack(parts, held, stopping);
-      if (stopping.aborted) {
-        await release(parts, accepted);
-        return [];
-      }
+    } catch {
+      if (stopping.aborted) return await release(parts, accepted);
+      if (await storeIsAway(parts)) await holdUntilStoreIsBack(parts, held, stopping);
+      else if (++refusals === MAX_REFUSALS) return await recordOneByOne(parts, accepted);
+      else await pause(REFUSAL_PAUSE_MS, stopping);
+      if (stopping.aborted) return await release(parts, accepted);
     }
   }
-  return [];
 }
 
 /** Closes the gate unless the store takes other writes: then it is this batch that it refuses. */
-async function storeIsAway({ store, gate }: ConsumerParts, error: unknown): Promise<boolean> {
+async function storeIsAway({ store, gate }: ConsumerParts): Promise<boolean> {
   try {
     await store.check();
     return false;
-  } catch {
-    gate.close(error);
+  } catch (away) {
+    gate.close(away);
     return true;
   }
 }
@@ -93,7 +92,7 @@ async function record({ store, metrics }: ConsumerParts, accepted: readonly Acce
   const applied = metrics.applySeconds.startTimer();
   const answers = await store.record(accepted.map(({ order }) => order));
   applied();
-  return accepted.map((one, index) => ({ ...one, recorded: answers[index] ?? "duplicate" }));
+  return accepted.map((one, index) => ({ ...one, recorded: answers[index] as Recorded }));
 }
 
 /** Finds the orders that the store refuses. They stay in the queue: its redrive policy ends their tries. */
@@ -119,17 +118,23 @@ async function holdUntilStoreIsBack(
   const released = new AbortController();
   const back = gate.whenOpen().then(() => released.abort());
   const signal = AbortSignal.any([released.signal, stopping]);
+  let failed = false;
   while (!signal.aborted) {
-    await queue.changeVisibility(held, visibilityTimeoutSeconds).catch((error) => {
-      log.warn({ event: "hold_failed", messages: held.length, error });
-    });
+    const failures = await queue
+      .changeVisibility(held, visibilityTimeoutSeconds)
+      .catch((error) => [{ reason: `${error}` }]);
+    // Once a hold: what is visible again is delivered again, and a duplicate in the end.
+    if (failures.length > 0 && !failed)
+      log.warn({ event: "hold_failed", messages: held.length, reason: failures[0]?.reason });
+    failed ||= failures.length > 0;
     // Three tries before the time is over.
-    await pause((visibilityTimeoutSeconds * 1000) / 3, signal);
+    await pause(Math.max(1, visibilityTimeoutSeconds / 3) * 1000, signal);
   }
   await back;
 }
 
-async function release({ queue, log }: ConsumerParts, accepted: readonly Accepted[]) {
+/** Makes the batch visible to others at once; nothing of it was recorded, so the answer is always empty. */
+async function release({ queue, log }: ConsumerParts, accepted: readonly Accepted[]): Promise<Settled[]> {
   try {
     await queue.changeVisibility(
       accepted.map(({ message }) => message),
@@ -139,6 +144,7 @@ async function release({ queue, log }: ConsumerParts, accepted: readonly Accepte
     // They become visible by themselves when their time is over.
     log.warn({ event: "release_failed", messages: accepted.length, error });
   }
+  return [];
 }
 
 /** Copies the rejected to the dead-letter queue and answers those that are there; the others come back. */
@@ -149,6 +155,10 @@ async function bury({ queue, log }: ConsumerParts, rejected: readonly DeadLetter
     for (const { message, reason } of failures)
       log.warn({ event: "dead_letter_failed", message_id: message.id, reason });
     const failed = new Set(failures.map(({ message }) => message));
+    for (const { message, reason, errors } of rejected) {
+      if (!failed.has(message))
+        log.debug({ event: "order_rejected", message_id: message.id, reason, paths: errors.map(({ path }) => path) });
+    }
     return rejected.map(({ message }) => message).filter((message) => !failed.has(message));
   } catch (error) {
     log.warn({ event: "dead_letter_failed", messages: rejected.length, error });

@@ -15,6 +15,7 @@ export type StoreGate = ReturnType<typeof createStoreGate>;
 export function createStoreGate({ store, log }: { store: Store; log: Log }, stopping: AbortSignal) {
   let reason: string | undefined;
   let reopened = Promise.resolve();
+  let openSince = performance.now();
 
   /** Says that the store has failed; the gate is closed until it is seen to take writes again. */
   function close(error: unknown) {
@@ -30,6 +31,7 @@ export function createStoreGate({ store, log }: { store: Store; log: Log }, stop
       await pause(pauseMs, stopping);
       if (await takesWrites()) {
         reason = undefined;
+        openSince = performance.now();
         log.info({ event: "store_back", awayMs: Math.round(performance.now() - since) });
         return;
       }
@@ -46,6 +48,8 @@ export function createStoreGate({ store, log }: { store: Store; log: Log }, stop
     close,
     /** Why the gate is closed; undefined while it is open. */
     reason: () => reason,
+    /** How long the gate has been open, ms. */
+    sinceOpenMs: () => performance.now() - openSince,
     /** Resolves when the gate is open, or at the stop. */
     whenOpen: () => reopened,
   };

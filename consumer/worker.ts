@@ -19,9 +19,9 @@ export interface WorkerOptions {
 
 /** What a worker tells the main thread, several times a second and once more at its end. */
 export interface WorkerReport {
-  /** How long ago a receive last came back, ms. */
-  sinceLastPollMs: number;
-  /** Why nothing is received just now. */
+  /** How long nothing has moved, ms. */
+  sinceProgressMs: number;
+  /** Why nothing is received just now: the store is away, or receives fail. */
   pausedBecause?: string;
   metrics: object[];
 }
@@ -44,10 +44,10 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   const poller = startPolling(parts, options.consumer.concurrency, stopping.signal);
 
   async function report() {
-    const pausedBecause = gate.reason();
+    const pausedBecause = gate.reason() ?? poller.failure();
     const snapshot = await metrics.registry.getMetricsAsJSON();
     const message: WorkerReport = {
-      sinceLastPollMs: poller.sinceLastPollMs(),
+      sinceProgressMs: poller.sinceProgressMs(),
       metrics: snapshot,
       ...(pausedBecause && { pausedBecause }),
     };

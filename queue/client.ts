@@ -9,7 +9,7 @@ export interface QueueAddress {
   /** Only where the environment names one; otherwise the SDK's own rules find it. */
   endpoint?: string;
   embedded: boolean;
-  /** How long SQS keeps a message, seconds. */
+  /** How long SQS keeps a message in the queue, or in its dead-letter queue where that is longer, seconds. */
   retentionSeconds: number;
   /** How long a received message stays invisible to others, seconds. */
   visibilityTimeoutSeconds: number;

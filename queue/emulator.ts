@@ -15,14 +15,15 @@ export async function startEmulator(
   onCrash: (error: unknown) => void,
 ): Promise<Emulator> {
   const worker = new Worker(new URL("./emulator-worker.ts", import.meta.url), { workerData: { port, dir } });
-  const listening = await started(worker, port);
+  // Watched from the start: the exit of a worker that has crashed does not come again at the stop.
+  const exited = new Promise<number>((resolve) => worker.once("exit", resolve));
+  const listening = await started(worker, exited, port);
   let stopping = false;
   worker.on("error", onCrash);
-  worker.on("exit", (code) => stopping || onCrash(new Error(`The embedded queue ended with code ${code}`)));
+  void exited.then((code) => stopping || onCrash(new Error(`The embedded queue ended with code ${code}`)));
 
   async function stop() {
     stopping = true;
-    const exited = new Promise((resolve) => worker.once("exit", resolve));
     worker.postMessage("stop");
     const timer = setTimeout(() => worker.terminate(), STOP_DEADLINE_MS);
     await exited;
@@ -32,15 +33,18 @@ export async function startEmulator(
   return { endpoint: `http://127.0.0.1:${listening}`, stop };
 }
 
-async function started(worker: Worker, port: number): Promise<number> {
+async function started(worker: Worker, exited: Promise<number>, port: number): Promise<number> {
   try {
-    const [message] = await once(worker, "message");
+    const ended = exited.then((code) => Promise.reject(new Error(`it ended with code ${code}`)));
+    const [message] = await Promise.race([once(worker, "message"), ended]);
+    ended.catch(() => {});
     return message.port;
   } catch (error) {
-    const taken = /EADDRINUSE|in use/.test(`${error}`);
-    const reason = taken
-      ? "the port is taken. Stop what listens there, set EMBEDDED_QUEUE_PORT, or use it with AWS_ENDPOINT_URL"
-      : error;
-    throw new Error(`Cannot start the embedded queue on 127.0.0.1:${port}: ${reason}`, { cause: error });
+    const text = error instanceof Error ? error.message : String(error);
+    const advice = "Stop what listens there, set EMBEDDED_QUEUE_PORT, or use it with AWS_ENDPOINT_URL";
+    const reason = /EADDRINUSE|in use/.test(text)
+      ? `127.0.0.1:${port} is taken, perhaps by another such program. ${advice}`
+      : `${text}. Check DATA_DIR`;
+    throw new Error(`Cannot start the embedded queue: ${reason}`, { cause: error });
   }
 }

@@ -41,14 +41,19 @@ export interface Failure {
 
 export interface Queue {
   readonly address: QueueAddress;
-  /** At most ten messages; none when the wait is over. Aborting `signal` ends the wait with a rejection. */
-  receive(waitTimeSeconds: number, signal: AbortSignal): Promise<Message[]>;
+  /**
+   * At most ten messages, hidden for the queue's visibility timeout unless another is given; none when the wait is
+   * over. Aborting `signal` ends the wait with a rejection.
+   */
+  receive(waitTimeSeconds: number, signal: AbortSignal, visibilityTimeoutSeconds?: number): Promise<Message[]>;
   /** Deletes at most ten messages and answers those that SQS kept. */
   delete(messages: readonly Message[]): Promise<Failure[]>;
   /** Hides at most ten messages for this long from now; 0 releases them. Answers those that SQS refused. */
   changeVisibility(messages: readonly Message[], timeoutSeconds: number): Promise<Failure[]>;
   /** Copies at most ten messages to the dead-letter queue, bodies unchanged. Answers those that it refused. */
   deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]>;
+  /** The way back: sends at most ten dead letters without reason and errors. Answers those that SQS refused. */
+  redrive(deadLetters: readonly Message[]): Promise<Failure[]>;
   /** Sends at most ten bodies; rejects when SQS takes fewer. */
   send(bodies: readonly string[]): Promise<void>;
   depth(): Promise<Depth>;
@@ -87,11 +92,12 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
     }
   }
 
-  async function receive(waitTimeSeconds: number, signal: AbortSignal): Promise<Message[]> {
+  async function receive(waitTimeSeconds: number, signal: AbortSignal, VisibilityTimeout?: number): Promise<Message[]> {
     const command = new ReceiveMessageCommand({
       QueueUrl,
       MaxNumberOfMessages: 10,
       WaitTimeSeconds: waitTimeSeconds,
+      VisibilityTimeout,
       MessageSystemAttributeNames: ["SentTimestamp"],
       // The sender's own attributes travel on with a rejected message.
       MessageAttributeNames: ["All"],
@@ -135,13 +141,37 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
     return await request("SendMessageBatch", (sqs, options) => sqs.send(command, options));
   }
 
+  /** A group that fails must not hide that others arrived: its messages are failures like those SQS names. */
+  async function sendAll(url: string, messages: readonly Message[], entries: SendMessageBatchRequestEntry[]) {
+    const groups = groupBySize(entries).map(async (group) => {
+      try {
+        return failuresOf(messages, (await sendBatch(url, group)).Failed);
+      } catch (error) {
+        const failed = group.map(({ Id }) => ({
+          Id,
+          SenderFault: false,
+          Code: "SendFailed",
+          Message: reasonOf(error),
+        }));
+        return failuresOf(messages, failed);
+      }
+    });
+    return (await Promise.all(groups)).flat();
+  }
+
   async function deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]> {
     const url = address.deadLetterUrl;
     if (!url) return rejected.map(({ message }) => ({ message, reason: "the queue has no dead-letter queue" }));
-    const entries = rejected.map(toDeadLetterEntry);
     const messages = rejected.map(({ message }) => message);
-    const answers = await Promise.all(groupBySize(entries).map((group) => sendBatch(url, group)));
-    return answers.flatMap((answer) => failuresOf(messages, answer.Failed));
+    return await sendAll(url, messages, rejected.map(toDeadLetterEntry));
+  }
+
+  async function redrive(deadLetters: readonly Message[]): Promise<Failure[]> {
+    const entries = deadLetters.map(({ body, attributes }, index) => {
+      const { RejectReason, RejectErrors, ...own } = attributes;
+      return { Id: `${index}`, MessageBody: body, MessageAttributes: own };
+    });
+    return await sendAll(QueueUrl, deadLetters, entries);
   }
 
   async function send(bodies: readonly string[]) {
@@ -168,7 +198,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
   }
 
   const close = () => client.destroy();
-  return { address, receive, delete: deleteMessages, changeVisibility, deadLetter, send, depth, close };
+  return { address, receive, delete: deleteMessages, changeVisibility, deadLetter, redrive, send, depth, close };
 }
 
 type CountName = "ApproximateNumberOfMessages" | "ApproximateNumberOfMessagesNotVisible";

@@ -21,8 +21,8 @@ export interface QueueName {
 const MAX_RECEIVE_COUNT = 5;
 /** A batch is settled in milliseconds; 30 s is what a crashed process costs in delay, and a held batch extends it. */
 const VISIBILITY_TIMEOUT_SECONDS = 30;
-/** AWS's longest: rejected orders wait for a person. */
-const DEAD_LETTER_RETENTION_SECONDS = 14 * 24 * 3600;
+/** AWS's longest: rejected orders wait for a person. Also taken for a queue that does not say its own. */
+const MAX_RETENTION_SECONDS = 14 * 24 * 3600;
 /** A start that cannot reach its queue should say so while somebody is still looking. */
 const SETUP_DEADLINE_MS = 10_000;
 
@@ -48,13 +48,17 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded }: QueueN
     await sqs.set(queueUrl, { RedrivePolicy: attributes.RedrivePolicy });
   }
   const deadLetterUrl = attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy));
+  const deadLetters = deadLetterUrl ? await sqs.attributes(deadLetterUrl) : {};
+  const retention = (each: Attributes) => Number(each.MessageRetentionPeriod ?? MAX_RETENTION_SECONDS);
+  // The embedded queue remembers its URL with the port of an earlier start.
+  const rebased = (each: string) => (embedded && endpoint ? new URL(new URL(each).pathname, endpoint).href : each);
   return {
-    url: queueUrl,
+    url: rebased(queueUrl),
     embedded,
-    ...(deadLetterUrl && { deadLetterUrl }),
+    ...(deadLetterUrl && { deadLetterUrl: rebased(deadLetterUrl) }),
     ...(endpoint && { endpoint }),
-    retentionSeconds: Number(attributes.MessageRetentionPeriod),
-    visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout),
+    retentionSeconds: Math.max(retention(attributes), deadLetterUrl ? retention(deadLetters) : 0),
+    visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout ?? VISIBILITY_TIMEOUT_SECONDS),
   };
 }
 
@@ -70,7 +74,7 @@ async function createDeadLetterQueue(sqs: SetupCalls, name: string): Promise<str
   const deadLetterName = `${name}-dlq`;
   const url =
     (await sqs.find(deadLetterName)) ??
-    (await sqs.create(deadLetterName, { MessageRetentionPeriod: `${DEAD_LETTER_RETENTION_SECONDS}` }));
+    (await sqs.create(deadLetterName, { MessageRetentionPeriod: `${MAX_RETENTION_SECONDS}` }));
   return (await sqs.attributes(url)).QueueArn ?? "";
 }
 
@@ -135,7 +139,7 @@ function adviceFor(error: unknown): string {
     return "Give AWS credentials, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
   if (/region is missing/i.test(String(error))) return "Set AWS_REGION";
   if (/AccessDenied|UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) {
-    return "Allow sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage, DeleteMessage, ChangeMessageVisibility and SendMessage";
+    return "Allow sqs:GetQueueUrl and GetQueueAttributes on the queue and its dead-letter queue";
   }
   return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, and that the service is running";
 }

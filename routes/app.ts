@@ -1,35 +1,45 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { Elysia } from "elysia";
+import { Registry } from "prom-client";
 import type { Log } from "../log.ts";
 import { docsRoutes } from "./docs.ts";
 import { type HealthParts, healthRoutes } from "./health.ts";
+import { cached, LOOK_DEADLINE_MS, within } from "./look.ts";
 import { type MetricsParts, metricsRoutes, requestHistogram } from "./metrics.ts";
-import { answerProblem, errorTable } from "./problem.ts";
+import { errorTable, Problem } from "./problem.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
 
-export type ApiParts = HealthParts & MetricsParts & { log: Log; apiKey?: string };
+export type ApiParts = HealthParts & Omit<MetricsParts, "registry"> & { log: Log; apiKey?: string };
 export type App = ReturnType<typeof createApp>;
 
 /** Open without a key: a load balancer has none. */
-const OPEN_PATHS = ["/", "/health", "/ready"];
+const OPEN_ROUTES = ["/", "/health", "/ready"];
 
 /** The whole API; it listens where `index.ts` says. */
 export function createApp(parts: ApiParts) {
-  const { log, apiKey, registry } = parts;
+  const { log, apiKey } = parts;
+  // A scrape and a probe at one moment share one look at the queue, and neither waits long for it.
+  const depth = cached(() => within(LOOK_DEADLINE_MS, parts.depth()));
+  const registry = new Registry();
   const duration = requestHistogram(registry);
   const startedAt = new WeakMap<Request, number>();
-  const mayPass = authorization(apiKey);
+  const keyFits = authorization(apiKey);
   let routes: { method: string; path: string }[] = [];
   const app = new Elysia({
     // A second process on the port must fail instead of taking half of the requests.
-    serve: { reusePort: false },
+    serve: { reusePort: false, maxRequestBodySize: MAX_BODY_BYTES },
     // The plugin's page is such a response and would win over ours at /docs.
     nativeStaticResponse: false,
+    // Otherwise the path is looked for behind the first eleven characters, and a short Host shifts it.
+    handler: { standardHostname: false },
   })
-    .onRequest(({ request, set }) => {
-      startedAt.set(request, performance.now());
-      if (!mayPass(request)) return answerProblem(set, 401, "This needs the header Authorization: Bearer <API_KEY>");
+    .onRequest(({ request }) => void startedAt.set(request, performance.now()))
+    // Asked of the route that was found: what a URL says may be read in two ways.
+    .onTransform(({ request, route }) => {
+      if (!OPEN_ROUTES.includes(route) && !keyFits(request)) {
+        throw new Problem(401, "This needs the header Authorization: Bearer <API_KEY>");
+      }
     })
     .onError(errorTable(log, () => routes))
     .onAfterResponse(({ request, route, set }) => {
@@ -37,25 +47,24 @@ export function createApp(parts: ApiParts) {
       duration.observe({ route: route || "unknown", method: request.method, status: `${set.status ?? 200}` }, seconds);
     })
     .use(docsRoutes())
-    .use(healthRoutes(parts))
+    .use(healthRoutes({ ...parts, depth }))
     .use(statsRoutes(parts))
     .use(userRoutes(parts))
-    .use(metricsRoutes(parts));
+    .use(metricsRoutes({ ...parts, depth, registry }));
   routes = app.routes;
   return app;
 }
+
+/** No route reads a body; this is for a client that sends one all the same. */
+const MAX_BODY_BYTES = 64 * 1024;
 
 /** Compares digests in constant time, so that neither the key nor its length can be guessed by timing. */
 function authorization(apiKey: string | undefined): (request: Request) => boolean {
   if (apiKey === undefined) return () => true;
   const digest = (text: string) => createHash("sha256").update(text).digest();
-  const expected = digest(`Bearer ${apiKey}`);
-  return (request) =>
-    OPEN_PATHS.includes(pathOf(request)) ||
-    timingSafeEqual(digest(request.headers.get("authorization") ?? ""), expected);
-}
-
-/** A request without a Host header, as some load balancers send, has no more than its path as URL. */
-function pathOf({ url }: Request): string {
-  return URL.parse(url)?.pathname ?? url.split("?")[0] ?? "";
+  const expected = digest(apiKey);
+  return (request) => {
+    const [, key] = request.headers.get("authorization")?.match(/^bearer (.*)$/i) ?? [];
+    return key !== undefined && timingSafeEqual(digest(key), expected);
+  };
 }

@@ -69,5 +69,8 @@ const DOCUMENT = {
     { name: "users", description: "Users and their ranking" },
     { name: "service", description: "The service itself" },
   ],
-  components: { schemas: { Problem: PROBLEM_SCHEMA } },
+  components: {
+    schemas: { Problem: PROBLEM_SCHEMA },
+    securitySchemes: { key: { type: "http" as const, scheme: "bearer", description: "Where API_KEY is set" } },
+  },
 };

@@ -1,6 +1,7 @@
 import { Elysia } from "elysia";
 import type { Depth } from "../queue/queue.ts";
 import type { Store } from "../store/store.ts";
+import { cached, LOOK_DEADLINE_MS, within } from "./look.ts";
 import { object, operation } from "./openapi.ts";
 
 export interface WorkerStatus {
@@ -15,11 +16,6 @@ export interface HealthParts {
   depth: () => Promise<Depth>;
   workers: () => WorkerStatus[];
 }
-
-/** A load balancer's probe gives up after a few seconds; an honest "no" must come before that. */
-const CHECK_DEADLINE_MS = 2_000;
-/** Many probes share one look: a look costs a write and two requests. */
-const CACHE_MS = 500;
 
 /** The welcome and the truth about the parts. */
 export function healthRoutes(parts: HealthParts) {
@@ -63,30 +59,11 @@ async function lookAtParts({ store, storeKind, depth, workers }: HealthParts) {
 
 /** Why a part does not answer in time; undefined when it does. */
 async function problemOf(check: Promise<unknown>): Promise<string | undefined> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(
-    () => reject(new Error(`no answer within ${CHECK_DEADLINE_MS / 1000} s`)),
-    CHECK_DEADLINE_MS,
-  );
   try {
-    await Promise.race([check, promise]);
+    await within(LOOK_DEADLINE_MS, check);
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
-  } finally {
-    clearTimeout(timer);
   }
-}
-
-function cached<T>(look: () => Promise<T>): () => Promise<T> {
-  let last: Promise<T> | undefined;
-  let lookedAt = 0;
-  return () => {
-    if (!last || Date.now() - lookedAt > CACHE_MS) {
-      lookedAt = Date.now();
-      last = look();
-    }
-    return last;
-  };
 }
 
 const WELCOME = {
@@ -100,6 +77,7 @@ const text = { type: "string" };
 
 const welcomeDetail = operation({
   tag: "service",
+  open: true,
   summary: "Where things are",
   schema: object({ message: text, version: text, docs: text, health: text }),
   example: WELCOME,
@@ -120,6 +98,7 @@ const HEALTH = {
 const healthDetail = (() => {
   const detail = operation({
     tag: "service",
+    open: true,
     summary: "Whether the store, the queue and the consumers work",
     schema: HEALTH,
     example: {

@@ -5,12 +5,12 @@ import type { WorkerStatus } from "./health.ts";
 import { operation } from "./openapi.ts";
 
 export interface MetricsParts {
-  /** The main thread's own registry. */
+  /** What only the main thread has: the process, HTTP, gauges. */
   registry: Registry;
   depth: () => Promise<Depth>;
   workers: () => WorkerStatus[];
-  /** What the workers have counted, one list of prom-client's JSON each. */
-  workerMetrics: () => Promise<object[][]>;
+  /** What every thread counts, to be added up: one list of prom-client's JSON for each. */
+  threadMetrics: () => Promise<object[][]>;
 }
 
 const STATES = ["running", "paused", "restarting"] as const;
@@ -29,9 +29,9 @@ export function metricsRoutes(parts: MetricsParts) {
     "/metrics",
     async ({ set }) => {
       await refresh();
-      const own = await registry.getMetricsAsJSON();
+      const sums = AggregatorRegistry.aggregate(await parts.threadMetrics());
       set.headers["content-type"] = Registry.PROMETHEUS_CONTENT_TYPE;
-      return await AggregatorRegistry.aggregate([own, ...(await parts.workerMetrics())]).metrics();
+      return `${await sums.metrics()}\n${await registry.metrics()}`;
     },
     { detail: metricsDetail },
   );

@@ -6,6 +6,8 @@ interface Operation {
   summary: string;
   description?: string;
   tag: string;
+  /** Whether it answers without a key. */
+  open?: boolean;
   parameters?: Parameter[];
   /** The successful answer: its schema and an example. */
   schema: Schema;
@@ -38,11 +40,12 @@ export const PROBLEM_SCHEMA = object({
   detail: { type: "string", description: "What a person can do about it" },
 });
 
-/** A route's `detail`. 401 is a possible answer of every documented route. */
+/** A route's `detail`. */
 export function operation({
   summary,
   description,
   tag,
+  open = false,
   parameters = [],
   schema,
   example,
@@ -54,11 +57,12 @@ export function operation({
     summary,
     ...(description && { description }),
     tags: [tag],
+    security: open ? [] : [{ key: [] }],
     // biome-ignore lint/suspicious/noExplicitAny: the plugin's types know fewer schemas than the specification
     parameters: parameters as any,
     responses: {
       200: { description: "OK", content },
-      ...Object.fromEntries([401, ...problems].map((status) => [status, problem(status)])),
+      ...Object.fromEntries([...(open ? [] : [401]), ...problems].map((status) => [status, problem(status)])),
     },
   };
 }

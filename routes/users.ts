@@ -28,7 +28,7 @@ export function userRoutes({ store }: { store: Store }) {
       async ({ query: { period, date, n } }) => {
         const board = date === undefined ? boardOfToday(period) : boardOf(period, date);
         if (!board) throw new Problem(422, `With period=${period}, date must be ${FORMS[period]}: got "${date}"`);
-        const top = await fromStore(store.top(board, n));
+        const top = await fromStore(store.top(board, Number(n)));
         return { period, date: board.slice(2), top_users: top.map(toUserStats) };
       },
       {
@@ -38,10 +38,10 @@ export function userRoutes({ store }: { store: Store }) {
             default: undefined,
           }),
           date: t.Optional(t.String()),
-          n: t.Integer({
-            minimum: 1,
-            maximum: 1000,
-            default: 10,
+          // As text: a number would also be taken as 0x10, 1e2 or " 5".
+          n: t.String({
+            pattern: "^([1-9]\\d{0,2}|1000)$",
+            default: "10",
             error: "n must be an integer from 1 to 1000",
           }),
         }),

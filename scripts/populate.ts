@@ -98,6 +98,7 @@ function readNumber(name: NumberName, value: unknown, problems: string[]): numbe
 }
 
 async function run(options: Options, json: boolean, env: Environment): Promise<number> {
+  if (env.NODE_ENV === "production") throw new Error("NODE_ENV=production: made-up orders would count as real ones");
   const { queue: wanted, consumer } = readConfig(env);
   const queue = openQueue(await locate(wanted));
   const interrupt = new AbortController();

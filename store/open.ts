@@ -14,8 +14,8 @@ export async function openStore(address: StoreAddress): Promise<Store> {
 }
 
 /**
- * How long an order id must be remembered so that no copy SQS may still deliver is counted again: a message lives
- * for the queue's retention, a redrive starts that once more, and a day is for clocks and a late operator.
+ * How long an order id must be remembered so that no copy SQS may still deliver is counted again. A message lives for
+ * the retention of the queue or of its dead-letter queue, a redrive starts that once more, and a day is for clocks.
  */
 export function markerTtlSeconds(retentionSeconds: number): number {
   return 2 * retentionSeconds + 24 * 3600;

@@ -6,6 +6,7 @@
 -- ARGV[4]  how many days the batch has, then for each its boards of day, week, month and year
 -- ARGV[…]  for each order: order id, user id, cents and which of the days, from 1
 -- Returns  for each order 1 (counted) or 0 (duplicate)
+-- Without orders it writes one key that nobody reads: whether it may.
 -- A script does not roll back: everything that can be refused is refused before the first write.
 local call = redis.call
 local global, prefix = KEYS[1], ARGV[1]
@@ -24,13 +25,26 @@ local function decimal_of(cents)
   return string.format("%d.%02d", math.floor(cents / 100), cents % 100)
 end
 
+local function count_of(key, text)
+  local count = tonumber(text or 0)
+  if not count then error("ERR " .. key .. " holds a count that is not a number: " .. text) end
+  return count
+end
+
 local function add(sum, cents)
   sum.orders, sum.cents = sum.orders + 1, sum.cents + cents
 end
 
+local totals = call("HMGET", global, "total_orders", "total_revenue")
+local total_orders, revenue = count_of(global, totals[1]), cents_of(global, totals[2])
+if #ARGV < FIRST then
+  call("SET", prefix .. "orders:check", "", "EX", 60)
+  return {}
+end
+
 -- 1. Which orders are new? A copy later in the batch is a duplicate of the first.
 local markers = {}
-for at = FIRST, #ARGV, WIDTH do markers[#markers + 1] = prefix .. "order:" .. ARGV[at] end
+for at = FIRST, #ARGV, WIDTH do markers[#markers + 1] = prefix .. "orders:seen:" .. ARGV[at] end
 local known = call("MGET", unpack(markers))
 local outcomes, seen, users, days, batch = {}, {}, {}, {}, { orders = 0, cents = 0 }
 for index, marker in ipairs(markers) do
@@ -40,7 +54,7 @@ for index, marker in ipairs(markers) do
     local at = FIRST + (index - 1) * WIDTH
     local user, cents, day = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
     seen[marker] = at
-    users[user] = users[user] or { orders = 0, cents = 0, boards = {} }
+    users[user] = users[user] or { orders = 0, cents = 0 }
     days[day] = days[day] or { orders = 0, cents = 0 }
     add(users[user], cents)
     add(days[day], cents)
@@ -50,19 +64,22 @@ end
 if batch.orders == 0 then return outcomes end
 
 -- 2. What do their totals become? Reading them also finds a key of the wrong type before anything is written.
-local totals = call("HMGET", global, "total_orders", "total_revenue")
-local revenue = cents_of(global, totals[2]) + batch.cents
-if revenue > max_cents then return redis.error_reply("ERR total_revenue would pass the most that is exact") end
+if revenue + batch.cents > max_cents then return redis.error_reply("ERR total_revenue would pass the most that is exact") end
 for user, sum in pairs(users) do
   sum.key = prefix .. "user:" .. user
   local held = call("HMGET", sum.key, "order_count", "total_spend")
-  sum.orders = sum.orders + (held[1] or 0)
+  sum.orders = count_of(sum.key, held[1]) + sum.orders
   sum.total = cents_of(sum.key, held[2]) + sum.cents
 end
+local boards = {}
+for index = 5, FIRST - 1 do boards[index - 4] = prefix .. "orders:board:" .. ARGV[index] end
+for _, board in ipairs(boards) do
+  call("ZCARD", board)
+  call("HLEN", board .. ":orders")
+end
+call("HLEN", prefix .. "orders:days")
 
 -- 3. Write.
-local boards = {}
-for index = 5, FIRST - 1 do boards[index - 4] = prefix .. "board:" .. ARGV[index] end
 for marker, at in pairs(seen) do
   local user, decrement, last = ARGV[at + 1], "-" .. ARGV[at + 2], 4 * ARGV[at + 3]
   call("SET", marker, "", "EX", ttl_seconds)
@@ -74,11 +91,11 @@ for marker, at in pairs(seen) do
 end
 for day, sum in pairs(days) do
   local name = ARGV[1 + 4 * day]
-  call("HINCRBY", prefix .. "days", name .. ":orders", sum.orders)
-  call("HINCRBY", prefix .. "days", name .. ":cents", sum.cents)
+  call("HINCRBY", prefix .. "orders:days", name .. ":orders", sum.orders)
+  call("HINCRBY", prefix .. "orders:days", name .. ":cents", sum.cents)
 end
 for _, sum in pairs(users) do
   call("HSET", sum.key, "order_count", sum.orders, "total_spend", decimal_of(sum.total))
 end
-call("HSET", global, "total_orders", (totals[1] or 0) + batch.orders, "total_revenue", decimal_of(revenue))
+call("HSET", global, "total_orders", total_orders + batch.orders, "total_revenue", decimal_of(revenue + batch.cents))
 return outcomes

@@ -1,7 +1,7 @@
 import { Redis, type Result } from "ioredis";
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
-import { MAX_TOTAL_CENTS, type Order, type Recorded, type Store, type Totals, type UserTotals } from "./store.ts";
+import { MAX_TOTAL_CENTS, type Order, type Recorded, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
 
 /** A healthy Redis answers in milliseconds; a command without an answer for five seconds meets a hung server. */
@@ -9,7 +9,13 @@ const COMMAND_TIMEOUT_MS = 5_000;
 /** Counting should resume within two seconds of an outage's end, so the pauses between connects stay below one. */
 const MAX_RECONNECT_PAUSE_MS = 500;
 const GLOBAL_KEY = "global:stats";
+/** The store's own keys share a prefix of their own: a shop's Redis holds other things too. */
+const DAYS_KEY = "orders:days";
 const userKey = (userId: string) => `user:${userId}`;
+const boardKey = (board: string) => `orders:board:${board}`;
+const countsKey = (board: string) => `${boardKey(board)}:orders`;
+/** Users that an audit reads at a time: a millisecond of Redis, so that orders do not wait longer for it. */
+const PAGE = 1_000;
 
 declare module "ioredis" {
   interface RedisCommander<Context> {
@@ -23,7 +29,7 @@ declare module "ioredis" {
  * Rejects with one sentence when Redis cannot be reached now; later outages reject the calls made meanwhile,
  * at once, and end by themselves.
  */
-export async function openRedisStore(options: { url: string; markerTtlSeconds: number }): Promise<Store> {
+export async function openRedisStore(options: { url: string; markerTtlSeconds: number }): Promise<WholeStore> {
   const redis = await connect(options.url);
 
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
@@ -32,6 +38,7 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
     const rows = orders.flatMap(({ id, userId, cents, day }) => [id, userId, cents, days.indexOf(day) + 1]);
     const args = [options.markerTtlSeconds, MAX_TOTAL_CENTS, days.length, ...days.flatMap(boardsOf), ...rows];
     const answer = await redis.recordOrders(GLOBAL_KEY, "", ...args);
+    if (answer.length !== orders.length) throw new Error(`Redis answered ${answer.length} of ${orders.length} orders`);
     return answer.map((counted) => (counted === 1 ? "recorded" : "duplicate"));
   }
 
@@ -40,7 +47,7 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
   const user = async (userId: string) => toTotals(await redis.hmget(userKey(userId), "order_count", "total_spend"));
 
   async function top(board: string, n: number): Promise<UserTotals[]> {
-    const rows = await redis.topUsers(`board:${board}`, `board:${board}:orders`, n);
+    const rows = await redis.topUsers(boardKey(board), countsKey(board), n);
     return Array.from({ length: rows.length / 3 }, (_, index) => {
       const [userId = "", negativeCents, orders] = rows.slice(index * 3, index * 3 + 3);
       return { userId, orders: Number(orders), cents: Math.abs(Number(negativeCents)) };
@@ -49,19 +56,64 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
 
   async function daily(days: readonly string[]): Promise<Totals[]> {
     if (days.length === 0) return [];
-    const values = await redis.hmget("days", ...days.flatMap((day) => [`d:${day}:orders`, `d:${day}:cents`]));
+    const values = await redis.hmget(DAYS_KEY, ...days.flatMap((day) => [`d:${day}:orders`, `d:${day}:cents`]));
     return days.map((_, index) => ({
       orders: Number(values[index * 2] ?? 0),
       cents: Number(values[index * 2 + 1] ?? 0),
     }));
   }
 
-  // A write: a replica, a full memory and a failed disk all answer PING.
-  const check = async () => void (await redis.set("check", "", "EX", 60));
+  // The record script without orders writes one key: a replica, a full memory, a failed disk and a user without
+  // the right to run scripts all answer PING.
+  async function check() {
+    try {
+      await redis.recordOrders(GLOBAL_KEY, "", options.markerTtlSeconds, MAX_TOTAL_CENTS, 0);
+    } catch (error) {
+      throw new Error(`Redis takes no orders: ${reasonOf(error)}`, { cause: error });
+    }
+  }
 
   const close = async () => redis.disconnect();
 
-  return { record, global, user, top, daily, check, close };
+  const days = async () =>
+    (await redis.hkeys(DAYS_KEY)).filter((field) => field.endsWith(":orders")).map((field) => field.slice(2, -7));
+
+  async function boards(): Promise<Map<string, number>> {
+    const boards = new Map<string, number>();
+    for await (const names of namesLike(boardKey))
+      for (const name of names.map((name) => name.replace(/:orders$/, "")))
+        if (!boards.has(name)) boards.set(name, await redis.hlen(countsKey(name)));
+    return boards;
+  }
+
+  async function* pages(board: string): AsyncGenerator<UserTotals[]> {
+    for (let at = 0, size = PAGE; size === PAGE; at += PAGE) {
+      const userIds = await redis.zrange(boardKey(board), `${at}`, `${at + PAGE - 1}`);
+      const totals = await places(board, userIds);
+      yield userIds.map((userId, index) => ({ userId, ...(totals[index] as Totals) }));
+      size = userIds.length;
+    }
+  }
+
+  async function places(board: string, userIds: readonly string[]): Promise<Totals[]> {
+    if (userIds.length === 0) return [];
+    const reads = [redis.zmscore(boardKey(board), ...userIds), redis.hmget(countsKey(board), ...userIds)];
+    const [scores = [], counts = []] = await Promise.all(reads);
+    return scores.map((score, index) => ({
+      orders: score === null ? 0 : Number(counts[index]),
+      cents: -Number(score),
+    }));
+  }
+
+  const userIds = () => namesLike(userKey);
+
+  /** The names that there are keys for: SCAN misses none and may repeat some. */
+  async function* namesLike(keyOf: (name: string) => string): AsyncGenerator<string[]> {
+    const pages: AsyncIterable<string[]> = redis.scanStream({ match: keyOf("*"), count: PAGE });
+    for await (const keys of pages) yield keys.map((key) => key.slice(keyOf("").length));
+  }
+
+  return { record, global, user, top, daily, check, close, days, boards, pages, places, userIds };
 }
 
 async function connect(url: string): Promise<Redis> {
@@ -69,6 +121,8 @@ async function connect(url: string): Promise<Redis> {
     lazyConnect: true,
     connectTimeout: COMMAND_TIMEOUT_MS,
     commandTimeout: COMMAND_TIMEOUT_MS,
+    // A connection that has died without a word (NAT, failover) is replaced, not only its commands given up.
+    socketTimeout: COMMAND_TIMEOUT_MS,
     // While Redis is away a call fails at once: the caller holds its messages, Redis's client should not.
     enableOfflineQueue: false,
     enableAutoPipelining: true,
@@ -94,9 +148,13 @@ async function connect(url: string): Promise<Redis> {
   }
 }
 
+/** What an operator can act on, where ioredis speaks of its own insides. */
 function reasonOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  return /ECONNREFUSED|Failed to connect/.test(message) ? "connection refused. Start it, or check REDIS_URL" : message;
+  if (/ECONNREFUSED|Failed to connect/.test(message)) return "connection refused. Start it, or check REDIS_URL";
+  if (/isn't writeable|Connection is closed|max retries/i.test(message)) return "not connected";
+  if (/Command timed out|Socket timeout/.test(message)) return `no answer within ${COMMAND_TIMEOUT_MS / 1000} s`;
+  return message;
 }
 
 function withoutPassword(url: string): string {

@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { boardsOf } from "./periods.ts";
 import schema from "./schema.sql" with { type: "text" };
-import { MAX_TOTAL_CENTS, type Order, type Recorded, type Store, type Totals, type UserTotals } from "./store.ts";
+import { MAX_TOTAL_CENTS, type Order, type Recorded, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 
 /** The longest a writer waits for another one; a batch takes a millisecond, so this is met only by a stuck process. */
 const BUSY_TIMEOUT_MS = 5_000;
@@ -11,10 +11,12 @@ const BUSY_TIMEOUT_MS = 5_000;
 const PRUNED_PER_BATCH = 20;
 /** `scope` of the overall totals. */
 const GLOBAL = "";
+/** Rows that an audit holds at a time. */
+const PAGE = 1_000;
 const NOTHING: Totals = { orders: 0, cents: 0 };
 
 /** The embedded store: one SQLite file that several threads and processes may share. */
-export function openSqliteStore(options: { path: string; markerTtlSeconds: number }): Store {
+export function openSqliteStore(options: { path: string; markerTtlSeconds: number }): WholeStore {
   const db = openDatabase(options.path);
   const write = prepareWrites(db);
   const oneTotal = db.prepare<Totals, [string]>("SELECT orders, cents FROM totals WHERE scope = ?");
@@ -22,6 +24,17 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
   const topOfBoard = db.prepare<UserTotals, [string, number]>(
     "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? ORDER BY cents DESC, user_id LIMIT ?",
   );
+  const allDays = db.prepare<{ scope: string }, [string]>("SELECT scope FROM totals WHERE scope <> ?");
+  const allBoards = db.prepare<{ board: string; users: number }, []>(
+    "SELECT board, COUNT(*) AS users FROM boards GROUP BY board",
+  );
+  const wholeBoard = db.prepare<UserTotals, [string]>(
+    "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ?",
+  );
+  const onePlace = db.prepare<Totals, [string, string]>(
+    "SELECT orders, cents FROM boards WHERE board = ? AND user_id = ?",
+  );
+  const allUsers = db.prepare<{ userId: string }, []>("SELECT user_id AS userId FROM users");
 
   function recordOne(order: Order, now: number): Recorded {
     const { id, userId, cents, day } = order;
@@ -49,10 +62,36 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
   const user = async (userId: string) => oneUser.get(userId) ?? NOTHING;
   const top = async (board: string, n: number) => topOfBoard.all(board, n);
   const daily = async (days: readonly string[]) => days.map((day) => oneTotal.get(day) ?? NOTHING);
-  // The smallest write there is: a full disk still answers reads.
-  const check = async () => void db.run("PRAGMA user_version = 1");
+  /** The smallest write there is: a full disk still answers reads. A lock held by another writer is a good sign. */
+  async function check() {
+    db.run("PRAGMA busy_timeout = 0");
+    try {
+      db.run("PRAGMA user_version = 1");
+    } catch (error) {
+      if ((error as { code?: string }).code !== "SQLITE_BUSY") throw error;
+    } finally {
+      db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+    }
+  }
   const close = async () => db.close();
-  return { record, global, user, top, daily, check, close };
+
+  const days = async () => allDays.all(GLOBAL).map(({ scope }) => scope);
+  const boards = async () => new Map(allBoards.all().map(({ board, users }) => [board, users]));
+  const pages = (board: string) => inPages(wholeBoard.iterate(board));
+  const places = async (board: string, userIds: readonly string[]) =>
+    userIds.map((userId) => onePlace.get(board, userId) ?? NOTHING);
+  const userIds = () => inPages(Iterator.from(allUsers.iterate()).map(({ userId }) => userId));
+  return { record, global, user, top, daily, check, close, days, boards, pages, places, userIds };
+}
+
+async function* inPages<T>(rows: Iterable<T>): AsyncGenerator<T[]> {
+  let page: T[] = [];
+  for (const row of rows) {
+    if (page.push(row) < PAGE) continue;
+    yield page;
+    page = [];
+  }
+  yield page;
 }
 
 function openDatabase(path: string): Database {

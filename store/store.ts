@@ -46,3 +46,17 @@ export interface Store {
   check(): Promise<void>;
   close(): Promise<void>;
 }
+
+/** The store with what an audit reads besides: everything there is, a thousand users at a time. */
+export interface WholeStore extends Store {
+  /** Every day that has orders. */
+  days(): Promise<string[]>;
+  /** Every board there is, and how many users have an order count on it. */
+  boards(): Promise<Map<string, number>>;
+  /** The users of a board, each once while no orders are counted. Zero orders for a spend without a count. */
+  pages(board: string): AsyncIterable<UserTotals[]>;
+  /** What each of the users has on a board, zeros included. */
+  places(board: string, userIds: readonly string[]): Promise<Totals[]>;
+  /** Every user that has totals of its own, some perhaps more than once. */
+  userIds(): AsyncIterable<string[]>;
+}

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import pino from "pino";
 import { createConsumerMetrics } from "../consumer/metrics.ts";
@@ -13,6 +13,9 @@ import { observedQueue, switchableStore } from "./support/outages.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshQueue, releaseAll, startFastEmulator, takeAll } from "./support/queues.ts";
 import { waitFor } from "./support/wait-for.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 let emulator: Emulator;
 beforeAll(async () => {
@@ -226,7 +229,7 @@ describe("startPolling()", () => {
     await waitFor("600 orders", async () => (await c.store.global()).orders === 600);
     expect(most).toBe(4);
     await waitFor("a single long poll", () => open === 1);
-    expect(await c.queue.depth()).toEqual(NO_MESSAGES);
+    await waitFor("an empty queue", async () => Bun.deepEquals(await c.queue.depth(), NO_MESSAGES));
     const before = performance.now();
     c.stopping.abort();
     await poller.done;
@@ -266,5 +269,49 @@ describe("startPolling()", () => {
     await startPolling(c.parts, 2, c.stopping.signal).done;
     expect(await c.queue.depth()).toEqual(NO_MESSAGES);
     expect(await c.outcomes()).toMatchObject({ counted: 1 });
+  });
+
+  test("says why when receives go on failing, and no longer when they succeed", async () => {
+    let broken = true;
+    await using c = await consumer({
+      queue: (real) => ({
+        receive: async (wait, signal) => {
+          if (broken) throw new Error("ReceiveMessage failed: AccessDenied");
+          return await real.receive(wait, signal);
+        },
+      }),
+    });
+    const poller = startPolling(c.parts, 2, c.stopping.signal);
+    expect(poller.failure()).toBeUndefined();
+    await waitFor("the reason", () => poller.failure() === "ReceiveMessage failed: AccessDenied");
+    broken = false;
+    await c.queue.send([body()]);
+    await waitFor("the recovery", () => poller.failure() === undefined);
+    c.stopping.abort();
+    await poller.done;
+  });
+
+  test("one lane stays when all come back without a full batch in the same moment", async () => {
+    let calls = 0;
+    const gates: ((messages: never[]) => void)[] = [];
+    await using c = await consumer({
+      queue: (real) => ({
+        receive: async (_, signal) => {
+          // The first batch is full and opens a second lane; from then on all wait for a common answer.
+          if (++calls === 1) return await real.receive(0, signal);
+          const { promise, resolve, reject } = Promise.withResolvers<never[]>();
+          signal.addEventListener("abort", () => reject(new Error("stopped")));
+          gates.push(resolve);
+          return await promise;
+        },
+      }),
+    });
+    await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const poller = startPolling(c.parts, 2, c.stopping.signal);
+    await waitFor("two lanes", () => gates.length === 2);
+    for (const answer of gates.splice(0)) answer([]);
+    await waitFor("the lane that stays", () => gates.length === 1);
+    c.stopping.abort();
+    await poller.done;
   });
 });

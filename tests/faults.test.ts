@@ -1,5 +1,8 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { runFaults } from "./faults/run.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 test("kills, outages and a failing network lose nothing and count nothing twice", async () => {
   const seed = Math.floor(Math.random() * 1_000_000);

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { readConfig } from "../config.ts";
@@ -6,6 +6,9 @@ import { type Running, start } from "../index.ts";
 import { openStore } from "../store/open.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 const dir = temporaryFolder();
 const config = (env: Record<string, string> = {}) =>
@@ -112,6 +115,8 @@ describe("problems", () => {
     ["/top-users?period=y&date=2024&n=1001", 422, "n must be an integer from 1 to 1000"],
     ["/top-users?period=y&date=2024&n=1.5", 422, "n must be an integer from 1 to 1000"],
     ["/top-users?period=y&date=2024&n=ten", 422, "n must be an integer from 1 to 1000"],
+    ["/top-users?period=y&date=2024&n=0x10", 422, "n must be an integer from 1 to 1000"],
+    ["/top-users?period=y&date=2024&n=+5", 422, "n must be an integer from 1 to 1000"],
     ["/stats/daily", 422, "from is required"],
     ["/stats/daily?from=2024-12-13", 422, "to is required"],
     ["/stats/daily?from=2024-12-13&to=tomorrow", 422, 'to must be a date, YYYY-MM-DD: got "tomorrow"'],
@@ -148,23 +153,49 @@ describe("with API_KEY", () => {
     expect((await ask(path)).status).toBe(200);
   });
 
+  test.each(["/stats/global", "/users/U1/stats", "/metrics", "/docs", "/docs/json", "/stats/global/"])(
+    "%s asks for it",
+    async (path) => {
+      const refused = await ask(path);
+      expect(refused.status).toBe(401);
+      expect(refused.headers.get("www-authenticate")).toBe("Bearer");
+      expect(refused.headers.get("content-type")).toBe("application/problem+json");
+      expect((await ask(path, "Bearer wrong")).status).toBe(401);
+      expect((await ask(path, "open sesame")).status).toBe(401);
+      expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
+    },
+  );
+});
+
+describe("a request whose URL can be read in two ways", () => {
+  /** The status line of an answer to bytes as they are. */
+  async function raw(url: string, request: string): Promise<string> {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const { hostname, port } = new URL(url);
+    const socket = await Bun.connect({
+      hostname,
+      port: Number(port),
+      socket: { data: (_, data) => resolve(`${data}`) },
+    });
+    socket.write(request);
+    const answer = await promise;
+    socket.end();
+    return answer.split("\r\n")[0] ?? "";
+  }
+
   test.each([
-    "/stats/global",
-    "/users/U1/stats",
-    "/metrics",
-    "/docs",
-    "/docs/json",
-    "/nope",
-    "/stats/global/",
-    "/health/",
-  ])("%s asks for it", async (path) => {
-    const refused = await ask(path);
-    expect(refused.status).toBe(401);
-    expect(refused.headers.get("www-authenticate")).toBe("Bearer");
-    expect(refused.headers.get("content-type")).toBe("application/problem+json");
-    expect((await ask(path, "Bearer wrong")).status).toBe(401);
-    expect((await ask(path, "open sesame")).status).toBe(401);
-    expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
+    "GET /ready?/stats/global HTTP/1.1\r\nHost: app\r\n\r\n",
+    "GET /ready?/metrics HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /ready?aaaaa/docs/json HTTP/1.0\r\n\r\n",
+    "GET /ready#/metrics HTTP/1.1\r\nHost: app\r\n\r\n",
+    "GET //ready/../stats/global HTTP/1.1\r\nHost: app\r\n\r\n",
+  ])("does not get past the key: %j", async (request) => {
+    expect(await raw(locked.url, request)).toMatch(/ (400|401|404) /);
+    expect(await raw(api.url, request)).not.toMatch(/ 5\d\d /);
+  });
+
+  test("a request without Host is answered, as some load balancers send it", async () => {
+    expect(await raw(locked.url, "GET /health HTTP/1.0\r\n\r\n")).toContain(" 200 ");
   });
 });
 
@@ -202,11 +233,12 @@ describe("documentation", () => {
       "/top-users",
       "/users/{user_id}/stats",
     ]);
+    expect(document.paths["/stats/global"]?.get?.responses["401"]).toBeDefined();
+    expect(document.paths["/health"]?.get?.responses["401"]).toBeUndefined();
     for (const operation of Object.values(document.paths).flatMap((methods) => Object.values(methods))) {
       expect(operation.summary).toBeString();
       const [content] = Object.values(operation.responses["200"]?.content ?? {});
       expect(content?.example).toBeDefined();
-      expect(operation.responses["401"]).toBeDefined();
     }
   });
 });
@@ -236,6 +268,8 @@ test("metrics are in Prometheus' format, with the names of the contract", async 
   expect(text).toMatch(/^queue_messages\{state="(visible|in_flight|dead_letter)"\} 0$/m);
   expect(text).toMatch(/^consumer_workers\{state="running"\} 0$/m);
   expect(text).toMatch(/^process_cpu_seconds_total \d/m);
+  expect(text).toMatch(/^process_start_time_seconds \d/m);
+  expect(text).toMatch(/^sqs_requests_total\{action="GetQueueAttributes"\} [1-9]/m);
   for (const line of text.split("\n")) {
     expect(line).toMatch(
       /^$|^# (HELP|TYPE) \w+ .+$|^\w+(\{(\w+="[^"]*",?)+\})? -?(\d+(\.\d+)?(e[+-]?\d+)?|\+Inf|NaN)$/,

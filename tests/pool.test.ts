@@ -1,8 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { pathToFileURL } from "node:url";
 import pino from "pino";
 import { startPool } from "../consumer/pool.ts";
 import { waitFor } from "./support/wait-for.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 const BROKEN = pathToFileURL(`${import.meta.dir}/support/broken-worker.ts`);
 

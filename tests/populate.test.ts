@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { judge } from "../consumer/order.ts";
 import type { Emulator } from "../queue/emulator.ts";
@@ -6,6 +6,9 @@ import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 const ROOT = join(import.meta.dir, "..");
 const CREDENTIALS = { AWS_REGION: "us-east-1", AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" };

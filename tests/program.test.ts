@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
@@ -8,6 +8,9 @@ import { eventsOf, type Program, spawnProgram, startProgram, temporaryFolder } f
 import { freshQueue, releaseAll, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort, type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 let redisServer: RedisServer;
 let emulator: Emulator;
@@ -230,7 +233,7 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
     [
       "a taken queue port",
       () => ({ ...freshEnv(), EMBEDDED_QUEUE_PORT: new URL(emulator.endpoint).port }),
-      /^Cannot start the embedded queue on 127\.0\.0\.1:\d+: the port is taken/,
+      /^Cannot start the embedded queue: 127\.0\.0\.1:\d+ is taken/,
     ],
     ["a wrong REDIS_URL", () => ({ REDIS_URL: "localhost" }), /^REDIS_URL must be a URL that begins with redis:/],
     [

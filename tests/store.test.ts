@@ -1,4 +1,6 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { openStore, type StoreAddress } from "../store/open.ts";
@@ -8,6 +10,9 @@ import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
 
 let redisServer: RedisServer;
 beforeAll(async () => {
@@ -256,7 +261,7 @@ describe("redis", () => {
     await store.record([order({ id: "m1" })]);
     for (const key of await redis.keys("*")) {
       const ttl = await redis.ttl(key);
-      if (key === "order:m1") expect(ttl).toBeWithin(777_590, 777_601);
+      if (key === "orders:seen:m1") expect(ttl).toBeWithin(777_590, 777_601);
       else expect(ttl).toBe(-1);
     }
     redis.disconnect();
@@ -270,10 +275,47 @@ describe("redis", () => {
     await redis.set("user:U2", "somebody else's");
     await expect(store.record([order({ userId: "U1" }), order({ userId: "U2" })])).rejects.toThrow("WRONGTYPE");
     await store.check();
-    expect(await redis.keys("*")).toEqual(expect.arrayContaining(["user:U2", "check"]));
+    expect(await redis.keys("*")).toEqual(expect.arrayContaining(["user:U2", "orders:check"]));
     expect(await redis.dbsize()).toBe(2);
     redis.disconnect();
     await store.close();
+  });
+
+  test.each([
+    ["a count that is no number", ["HSET", "global:stats", "total_orders", "many"]],
+    ["an amount that is no amount", ["HSET", "user:U2", "total_spend", "1e3"]],
+    ["a user's count that is no number", ["HSET", "user:U2", "order_count", "x"]],
+    ["a board of another type", ["SET", "orders:board:y:2024", "x"]],
+    ["counts of a board of another type", ["SET", "orders:board:w:2024-W50:orders", "x"]],
+    ["days of another type", ["SET", "orders:days", "x"]],
+  ])("record() writes nothing where Redis holds %s", async (_, [name = "", ...args]) => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url, markerTtlSeconds: 1000 });
+    const redis = new Redis(url);
+    await redis.call(name, ...args);
+    const before = (await redis.keys("*")).sort();
+    await expect(store.record([order({ userId: "U1" }), order({ userId: "U2" })])).rejects.toThrow();
+    expect((await redis.keys("*")).sort()).toEqual(before);
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("a connection that has died without a word is replaced", async () => {
+    const { port, silence, stop } = await startSilencer(redisServer.port);
+    const store = await openStore({ kind: "redis", url: `redis://127.0.0.1:${port}/990`, markerTtlSeconds: 1000 });
+    silence();
+    await expect(store.check()).rejects.toThrow("Redis takes no orders: no answer within 5 s");
+    await waitFor(
+      "a new connection",
+      () =>
+        store.check().then(
+          () => true,
+          () => false,
+        ),
+      15_000,
+    );
+    await store.close();
+    stop();
   });
 
   test("check() rejects while Redis is full, and record() then writes nothing", async () => {
@@ -340,3 +382,27 @@ describe("sqlite", () => {
     );
   });
 });
+
+/** A TCP proxy that can let its connections of the moment go silent, as a firewall does; new ones work. */
+async function startSilencer(target: number) {
+  const silent = new Set<Socket>();
+  const open = new Set<Socket>();
+  const server = createServer((client) => {
+    const upstream = connect(target, "127.0.0.1");
+    open.add(client);
+    client.on("data", (data) => silent.has(client) || upstream.write(data));
+    upstream.on("data", (data) => silent.has(client) || client.write(data));
+    for (const socket of [client, upstream]) socket.on("error", () => {});
+    client.on("close", () => upstream.destroy());
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const silence = () => {
+    for (const client of open) silent.add(client);
+  };
+  const stop = () => {
+    for (const client of open) client.destroy();
+    server.close();
+  };
+  return { port: (server.address() as AddressInfo).port, silence, stop };
+}

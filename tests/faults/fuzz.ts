@@ -142,7 +142,7 @@ type Sent = typeof request extends fc.Arbitrary<infer T> ? T : never;
 
 async function checkAnswer(url: string, { path, query, method, body, type }: Sent) {
   const search = new URLSearchParams(
-    Object.entries(query).map(([key, value]) => [key.toWellFormed(), value.toWellFormed()]),
+    Object.entries(query).map(([key, value]): [string, string] => [key.toWellFormed(), value.toWellFormed()]),
   );
   const sent =
     method === "GET" || method === "HEAD" || body === null ? {} : { body, headers: { "content-type": type } };

@@ -3,7 +3,7 @@ import { parentPort, workerData } from "node:worker_threads";
 /** A worker that starts like a real one and soon fails in the way that its options say. */
 const { failure } = workerData.log as { failure: string };
 const port = parentPort;
-const report = () => port?.postMessage({ sinceLastPollMs: 0, metrics: [] });
+const report = () => port?.postMessage({ sinceProgressMs: 0, metrics: [] });
 report();
 const reporting = setInterval(report, 50);
 port?.once("message", () => {
