@@ -3,7 +3,7 @@ import { join } from "node:path";
 
 /** Everything the program can be told. Made once by `readConfig`; nothing else reads the environment. */
 export interface Config {
-  http: { host: string; port: number; apiKey?: string };
+  http: { host: string; port: number; apiKey?: string; requestsPerMinute?: number };
   queue: QueueConfig;
   store: StoreConfig;
   consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
@@ -35,11 +35,13 @@ export function readConfig(env: Environment): Config {
   const read = reader(env, problems);
   const dir = read.text("DATA_DIR") ?? ".data";
   const apiKey = read.text("API_KEY");
+  const requestsPerMinute = read.integer("RATE_LIMIT", 0, 0, 1_000_000);
   const config: Config = {
     http: {
       host: read.text("HOST") ?? "127.0.0.1",
       port: read.integer("PORT", 8000, 0, 65_535),
       ...(apiKey && { apiKey }),
+      ...(requestsPerMinute > 0 && { requestsPerMinute }),
     },
     queue: readQueue(read, dir),
     store: readStore(read, dir, problems),

@@ -38,6 +38,8 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const store = await openStore(storeAddress);
   parts.defer(() => store.close());
 
+  for (const msg of await store.advice()) log.warn({ event: "store_advice", msg });
+
   const { workers, ...consumer } = config.consumer;
   const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log };
   const pool = await startPool(workers, workerOptions, log, workerFile);
@@ -51,7 +53,7 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
     depth: queue.depth,
     workers: pool.status,
     threadMetrics: async () => [await registry.getMetricsAsJSON(), ...(await pool.metrics())],
-    ...(config.http.apiKey && { apiKey: config.http.apiKey }),
+    ...config.http,
   });
   const url = listen(app, config.http);
   parts.defer(() => stopListening(app));

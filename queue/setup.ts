@@ -1,5 +1,7 @@
 import {
+  ChangeMessageVisibilityBatchCommand,
   CreateQueueCommand,
+  DeleteMessageBatchCommand,
   GetQueueAttributesCommand,
   GetQueueUrlCommand,
   type QueueAttributeName,
@@ -47,6 +49,7 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded }: QueueN
     attributes.RedrivePolicy = redrivePolicy(await createDeadLetterQueue(sqs, name));
     await sqs.set(queueUrl, { RedrivePolicy: attributes.RedrivePolicy });
   }
+  await sqs.probeRights(queueUrl);
   const deadLetterUrl = attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy));
   const deadLetters = deadLetterUrl ? await sqs.attributes(deadLetterUrl) : {};
   const retention = (each: Attributes) => Number(each.MessageRetentionPeriod ?? MAX_RETENTION_SECONDS);
@@ -95,7 +98,8 @@ function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
   async function find(name: string, account?: string): Promise<string | undefined> {
     try {
       const owner = account && { QueueOwnerAWSAccountId: account };
-      return (await client.send(new GetQueueUrlCommand({ QueueName: name, ...owner }), options)).QueueUrl;
+      const command = new GetQueueUrlCommand({ QueueName: name, ...owner });
+      return (await allowed("GetQueueUrl", client.send(command, options))).QueueUrl;
     } catch (error) {
       if (error instanceof Error && error.name === "QueueDoesNotExist") return undefined;
       throw error;
@@ -104,8 +108,8 @@ function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
 
   async function create(name: string, Attributes: Attributes): Promise<string> {
     try {
-      const answer = await client.send(new CreateQueueCommand({ QueueName: name, Attributes }), options);
-      return answer.QueueUrl ?? "";
+      const command = new CreateQueueCommand({ QueueName: name, Attributes });
+      return (await allowed("CreateQueue", client.send(command, options))).QueueUrl ?? "";
     } catch (error) {
       // Another process created it first, with other attributes: that one is as good.
       const url = error instanceof Error && error.name === "QueueNameExists" ? await find(name) : undefined;
@@ -116,14 +120,50 @@ function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
 
   async function attributes(url: string): Promise<Attributes> {
     const command = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames: ["All"] });
-    return (await client.send(command, options)).Attributes ?? {};
+    return (await allowed("GetQueueAttributes", client.send(command, options))).Attributes ?? {};
   }
 
   async function set(url: string, Attributes: Attributes) {
-    await client.send(new SetQueueAttributesCommand({ QueueUrl: url, Attributes }), options);
+    const command = new SetQueueAttributesCommand({ QueueUrl: url, Attributes });
+    await allowed("SetQueueAttributes", client.send(command, options));
   }
 
-  return { find, create, attributes, set };
+  /**
+   * Asks for what would only be missed with orders in hand, by a receipt handle that is nobody's. Receiving and
+   * sending cannot be tried without doing them; they are named by /health and the log.
+   */
+  async function probeRights(QueueUrl: string) {
+    const entry = { Id: "0", ReceiptHandle: "probe" };
+    const remove = new DeleteMessageBatchCommand({ QueueUrl, Entries: [entry] });
+    const hide = new ChangeMessageVisibilityBatchCommand({ QueueUrl, Entries: [{ ...entry, VisibilityTimeout: 0 }] });
+    const probes = await Promise.allSettled([
+      allowed("DeleteMessage", client.send(remove, options)),
+      allowed("ChangeMessageVisibility", client.send(hide, options)),
+    ]);
+    const denied = probes.flatMap(({ reason }: { reason?: unknown }) =>
+      reason instanceof AccessDenied ? [reason] : [],
+    );
+    if (denied.length > 0) throw new AccessDenied(denied.map(({ action }) => action).join(" and "));
+  }
+
+  return { find, create, attributes, set, probeRights };
+}
+
+/** Caught where several rights are asked for at once. */
+class AccessDenied extends Error {
+  constructor(
+    readonly action: string,
+    options?: ErrorOptions,
+  ) {
+    super(`${action} is not allowed`, options);
+  }
+}
+
+/** Names the action that was refused; AWS says it in many words, other services not at all. */
+async function allowed<T>(action: string, answer: Promise<T>): Promise<T> {
+  return await answer.catch((cause) => {
+    throw /AccessDenied|NotAuthorized/.test(cause.name) ? new AccessDenied(`sqs:${action}`, { cause }) : cause;
+  });
 }
 
 type Attributes = Partial<Record<QueueAttributeName, string>>;
@@ -138,8 +178,7 @@ function adviceFor(error: unknown): string {
   if (name === "CredentialsProviderError")
     return "Give AWS credentials, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
   if (/region is missing/i.test(String(error))) return "Set AWS_REGION";
-  if (/AccessDenied|UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) {
-    return "Allow sqs:GetQueueUrl and GetQueueAttributes on the queue and its dead-letter queue";
-  }
+  if (error instanceof AccessDenied) return "README lists the rights that the program needs";
+  if (/UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) return "Check the AWS credentials";
   return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, and that the service is running";
 }

@@ -1,16 +1,23 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { Elysia } from "elysia";
+import { rateLimit } from "elysia-rate-limit";
 import { Registry } from "prom-client";
 import type { Log } from "../log.ts";
 import { docsRoutes } from "./docs.ts";
 import { type HealthParts, healthRoutes } from "./health.ts";
 import { cached, LOOK_DEADLINE_MS, within } from "./look.ts";
 import { type MetricsParts, metricsRoutes, requestHistogram } from "./metrics.ts";
-import { errorTable, Problem } from "./problem.ts";
+import { errorTable, PROBLEM_TYPE, Problem, problemOf } from "./problem.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
 
-export type ApiParts = HealthParts & Omit<MetricsParts, "registry"> & { log: Log; apiKey?: string };
+export type ApiParts = HealthParts &
+  Omit<MetricsParts, "registry"> & {
+    log: Log;
+    apiKey?: string;
+    /** Of one client address; no limit where absent. */
+    requestsPerMinute?: number;
+  };
 export type App = ReturnType<typeof createApp>;
 
 /** Open without a key: a load balancer has none. */
@@ -46,6 +53,7 @@ export function createApp(parts: ApiParts) {
       const seconds = (performance.now() - (startedAt.get(request) ?? performance.now())) / 1000;
       duration.observe({ route: route || "unknown", method: request.method, status: `${set.status ?? 200}` }, seconds);
     })
+    .use(limitRequests(parts.requestsPerMinute))
     .use(docsRoutes())
     .use(healthRoutes({ ...parts, depth }))
     .use(statsRoutes(parts))
@@ -53,6 +61,16 @@ export function createApp(parts: ApiParts) {
     .use(metricsRoutes({ ...parts, depth, registry }));
   routes = app.routes;
   return app;
+}
+
+/** Probes are never refused: a load balancer would take the process for dead. */
+function limitRequests(max: number | undefined) {
+  if (max === undefined) return new Elysia();
+  const isProbe = ({ url }: Request) => /\/(health|ready)$/.test(url);
+  // As a response: the plugin adds Retry-After to that only.
+  const problem = problemOf(429, `At most ${max} requests a minute: wait for the time in Retry-After`);
+  const errorResponse = new Response(problem, { status: 429, headers: { "content-type": PROBLEM_TYPE } });
+  return rateLimit({ max, duration: 60_000, scoping: "global", errorResponse, skip: isProbe });
 }
 
 /** No route reads a body; this is for a client that sends one all the same. */

@@ -32,9 +32,16 @@ type Set = Parameters<ErrorHandler>[0]["set"];
 /** Writes a problem; the one place that gives errors their form. */
 export function answerProblem(set: Set, status: number, detail: string) {
   set.status = status;
-  set.headers["content-type"] = "application/problem+json";
+  set.headers["content-type"] = PROBLEM_TYPE;
   if (status === 401) set.headers["www-authenticate"] = "Bearer";
   if (status === 503) set.headers["retry-after"] = "2";
+  return problemOf(status, detail);
+}
+
+export const PROBLEM_TYPE = "application/problem+json";
+
+/** The body of a problem. */
+export function problemOf(status: number, detail: string): string {
   return JSON.stringify({ type: "about:blank", title: STATUS_CODES[status], status, detail });
 }
 

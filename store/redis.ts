@@ -1,6 +1,7 @@
 import { Redis, type Result } from "ioredis";
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
+import { adviseOn } from "./redis-advice.ts";
 import { MAX_TOTAL_CENTS, type Order, type Recorded, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
 
@@ -73,6 +74,8 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
     }
   }
 
+  const advice = () => adviseOn(redis);
+
   const close = async () => redis.disconnect();
 
   const days = async () =>
@@ -113,7 +116,7 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
     for await (const keys of pages) yield keys.map((key) => key.slice(keyOf("").length));
   }
 
-  return { record, global, user, top, daily, check, close, days, boards, pages, places, userIds };
+  return { record, global, user, top, daily, advice, check, close, days, boards, pages, places, userIds };
 }
 
 async function connect(url: string): Promise<Redis> {

@@ -11,7 +11,7 @@ const BUSY_TIMEOUT_MS = 5_000;
 const PRUNED_PER_BATCH = 20;
 /** `scope` of the overall totals. */
 const GLOBAL = "";
-/** Rows that an audit holds at a time. */
+/** Rows that an audit reads at a time. */
 const PAGE = 1_000;
 const NOTHING: Totals = { orders: 0, cents: 0 };
 
@@ -24,10 +24,8 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
   const topOfBoard = db.prepare<UserTotals, [string, number]>(
     "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? ORDER BY cents DESC, user_id LIMIT ?",
   );
-  const allDays = db.prepare<{ scope: string }, [string]>("SELECT scope FROM totals WHERE scope <> ?");
-  const allBoards = db.prepare<{ board: string; users: number }, []>(
-    "SELECT board, COUNT(*) AS users FROM boards GROUP BY board",
-  );
+  const allDays = db.prepare<{ day: string }, [string]>("SELECT scope AS day FROM totals WHERE scope <> ?");
+  const allBoards = db.prepare("SELECT board, COUNT(*) FROM boards GROUP BY board");
   const wholeBoard = db.prepare<UserTotals, [string]>(
     "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ?",
   );
@@ -73,15 +71,16 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
       db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
     }
   }
+  const advice = async () => [];
   const close = async () => db.close();
 
-  const days = async () => allDays.all(GLOBAL).map(({ scope }) => scope);
-  const boards = async () => new Map(allBoards.all().map(({ board, users }) => [board, users]));
+  const days = async () => allDays.all(GLOBAL).map(({ day }) => day);
+  const boards = async () => new Map(allBoards.values() as [string, number][]);
   const pages = (board: string) => inPages(wholeBoard.iterate(board));
   const places = async (board: string, userIds: readonly string[]) =>
     userIds.map((userId) => onePlace.get(board, userId) ?? NOTHING);
   const userIds = () => inPages(Iterator.from(allUsers.iterate()).map(({ userId }) => userId));
-  return { record, global, user, top, daily, check, close, days, boards, pages, places, userIds };
+  return { record, global, user, top, daily, advice, check, close, days, boards, pages, places, userIds };
 }
 
 async function* inPages<T>(rows: Iterable<T>): AsyncGenerator<T[]> {

@@ -42,6 +42,8 @@ export interface Store {
   top(board: string, n: number): Promise<UserTotals[]>;
   /** One total per day asked for (`YYYY-MM-DD`), zeros included. */
   daily(days: readonly string[]): Promise<Totals[]>;
+  /** What an operator should change before trusting it, a sentence each. */
+  advice(): Promise<string[]>;
   /** Rejects while the store cannot take orders: out of reach, read-only, out of memory or disk. */
   check(): Promise<void>;
   close(): Promise<void>;

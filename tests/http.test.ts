@@ -276,3 +276,15 @@ test("metrics are in Prometheus' format, with the names of the contract", async 
     );
   }
 });
+
+test("with RATE_LIMIT a client that asks too often is told to wait, probes are not", async () => {
+  const limited = await start(config({ RATE_LIMIT: "3", DATA_DIR: temporaryFolder() }));
+  const statuses = [];
+  for (let request = 0; request < 5; request++) statuses.push((await fetch(`${limited.url}/stats/global`)).status);
+  const refused = await fetch(`${limited.url}/stats/global`);
+  expect(statuses).toEqual([200, 200, 200, 429, 429]);
+  expect(refused.headers.get("content-type")).toBe("application/problem+json");
+  expect(Number(refused.headers.get("retry-after"))).toBeWithin(1, 61);
+  for (let probe = 0; probe < 5; probe++) expect((await fetch(`${limited.url}/health`)).status).toBe(200);
+  await limited.stop();
+});

@@ -97,6 +97,19 @@ describe("locateQueue()", () => {
   });
 });
 
+test("missing rights are named action by action", async () => {
+  const denied = (action: string) => ["DeleteMessageBatch", "ChangeMessageVisibilityBatch"].includes(action);
+  const { queue, stop } = rawServer((request) =>
+    denied(request.headers.get("x-amz-target")?.split(".")[1] ?? "")
+      ? Response.json({ __type: "com.amazonaws.sqs#AccessDeniedException", message: "no" }, { status: 403 })
+      : Response.json({ Attributes: { MessageRetentionPeriod: "60", VisibilityTimeout: "30" } }),
+  );
+  await expect(locateQueue({ name: "", ...queue.address })).rejects.toThrow(
+    /: sqs:DeleteMessage and sqs:ChangeMessageVisibility is not allowed/,
+  );
+  stop();
+});
+
 describe("the queue", () => {
   test("delivers bodies unchanged, whatever characters they hold", async () => {
     const queue = await freshQueue(emulator);

@@ -300,6 +300,24 @@ describe("redis", () => {
     await store.close();
   });
 
+  test("advice() names what would lose orders, and nothing where all is well", async () => {
+    const server = await startRedisServer();
+    const store = await openStore({ kind: "redis", url: server.freshUrl(), markerTtlSeconds: 1000 });
+    const redis = new Redis(server.port);
+    expect(await store.advice()).toEqual([]);
+    await redis.config("SET", "appendfsync", "everysec");
+    await redis.config("SET", "maxmemory-policy", "allkeys-lru");
+    expect(await store.advice()).toEqual([
+      expect.stringContaining("maxmemory-policy is allkeys-lru"),
+      expect.stringContaining("appendfsync is everysec"),
+    ]);
+    await redis.config("SET", "appendonly", "no");
+    expect(await store.advice()).toContainEqual(expect.stringContaining("appendonly is off"));
+    redis.disconnect();
+    await store.close();
+    await server.stop();
+  });
+
   test("a connection that has died without a word is replaced", async () => {
     const { port, silence, stop } = await startSilencer(redisServer.port);
     const store = await openStore({ kind: "redis", url: `redis://127.0.0.1:${port}/990`, markerTtlSeconds: 1000 });

@@ -13,15 +13,15 @@ export function switchableStore(store: Store) {
       if (off) throw new Error("the store is switched off");
       return await call(...args);
     };
-  const { record, global, user, top, daily, check, close } = store;
+  const { record, global, user, top, daily, check } = store;
   const wrapped: Store = {
+    ...store,
     record: guarded(record),
     global: guarded(global),
     user: guarded(user),
     top: guarded(top),
     daily: guarded(daily),
     check: guarded(check),
-    close,
   };
   return { store: wrapped, turn };
 }
