@@ -140,8 +140,8 @@ function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
       allowed("DeleteMessage", client.send(remove, options)),
       allowed("ChangeMessageVisibility", client.send(hide, options)),
     ]);
-    const denied = probes.flatMap(({ reason }: { reason?: unknown }) =>
-      reason instanceof AccessDenied ? [reason] : [],
+    const denied = probes.flatMap((probe) =>
+      probe.status === "rejected" && probe.reason instanceof AccessDenied ? [probe.reason] : [],
     );
     if (denied.length > 0) throw new AccessDenied(denied.map(({ action }) => action).join(" and "));
   }
