@@ -1,12 +1,13 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, setSystemTime, test } from "bun:test";
 import { join } from "node:path";
 import pino from "pino";
 import { createConsumerMetrics } from "../consumer/metrics.ts";
 import { pollOnce, startPolling } from "../consumer/poll.ts";
 import type { ConsumerParts } from "../consumer/settle.ts";
 import { createStoreGate } from "../consumer/store-gate.ts";
+import type { QueueAddress } from "../queue/client.ts";
 import type { Emulator } from "../queue/emulator.ts";
-import type { Queue } from "../queue/queue.ts";
+import { openQueue, type Queue } from "../queue/queue.ts";
 import { openStore } from "../store/open.ts";
 import { body } from "./support/orders.ts";
 import { observedQueue, switchableStore } from "./support/outages.ts";
@@ -311,6 +312,50 @@ describe("startPolling()", () => {
     await waitFor("two lanes", () => gates.length === 2);
     for (const answer of gates.splice(0)) answer([]);
     await waitFor("the lane that stays", () => gates.length === 1);
+    c.stopping.abort();
+    await poller.done;
+  });
+
+  test("a queue that throttles everything is asked less and less often, and logged once", async () => {
+    const at: number[] = [];
+    const server = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch: () => {
+        at.push(performance.now());
+        return Response.json({ __type: "com.amazonaws.sqs#RequestThrottled", message: "slow down" }, { status: 400 });
+      },
+    });
+    const throttled = (address: QueueAddress) => openQueue({ ...address, endpoint: server.url.href });
+    await using c = await consumer({ queue: (real) => ({ receive: throttled(real.address).receive }) });
+    const poller = startPolling(c.parts, 8, c.stopping.signal);
+    await Bun.sleep(8_000); // long enough for a hot loop to show
+    const [early, late] = [
+      at.filter((time) => time - (at[0] ?? 0) < 4_000),
+      at.filter((time) => time - (at[0] ?? 0) >= 4_000),
+    ];
+    expect(at.length).toBeLessThan(40);
+    expect(late.length).toBeLessThan(early.length);
+    expect(c.events()).toEqual(["polling_failed"]);
+    expect(poller.failure()).toContain("RequestThrottled");
+    c.stopping.abort();
+    await poller.done;
+    await server.stop(true);
+  });
+
+  test("a step of the clock is no stall", async () => {
+    await using c = await consumer();
+    const poller = startPolling(c.parts, 2, c.stopping.signal);
+    try {
+      for (const days of [1, -2]) {
+        setSystemTime(new Date(Date.now() + days * 86_400_000));
+        expect(poller.sinceProgressMs()).toBeWithin(0, 5_000);
+        await c.queue.send([body()]);
+      }
+      await waitFor("both orders", async () => (await c.store.global()).orders === 2);
+    } finally {
+      setSystemTime();
+    }
     c.stopping.abort();
     await poller.done;
   });

@@ -264,3 +264,50 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
     expect(code).toBe(1);
   });
 });
+
+describe("what a shop will meet one day:", () => {
+  test("an outage of twenty visibility timeouts burns no orders with a redrive after 3 receives", async () => {
+    const redis = await startRedisServer();
+    const queue = await freshQueue(emulator, { VisibilityTimeout: "1" }, 3);
+    const program = await startProgram(shop(queue, redis.freshUrl()));
+    await sendOrders(queue, 50);
+    await waitFor("the first orders", async () => (await totalOrders(program)) === 50);
+    await redis.kill();
+    await sendOrders(queue, 300);
+    await waitFor("the workers to pause", () => program.output().split('"store_away"').length === 3);
+    const requests = async () =>
+      Number(/action="ReceiveMessage"} (\d+)/.exec(await (await program.get("/metrics")).text())?.[1]);
+    const before = await requests();
+    await Bun.sleep(20_000); // twenty times the visibility timeout; as ten minutes are to its usual 30 s
+    expect(await requests()).toBe(before);
+    await redis.start();
+    const back = performance.now();
+    await waitFor("counting to resume", async () => (await totalOrders(program).catch(() => 0)) > 50);
+    expect(performance.now() - back).toBeLessThan(2000);
+    await waitFor("the rest", async () => (await totalOrders(program)) === 350);
+    expect(await queue.depth()).toEqual({ visible: 0, inFlight: 0, deadLetter: 0 });
+    program.kill("SIGTERM");
+    await program.exited;
+    await redis.stop();
+  });
+
+  test("a full disk under the embedded store pauses counting, and all counts when there is room", async () => {
+    const queue = await freshQueue(emulator);
+    const { REDIS_URL, ...env } = shop(queue, "");
+    const program = await startProgram({ ...env, DATA_DIR: temporaryFolder() }, ["bash", "-c", FULL_DISK]);
+    await sendOrders(queue, 3000);
+    await waitFor("503", async () => (await health(program)).code === 503, 20_000);
+    expect((await health(program)).problems?.join()).toMatch(/store: .*(full|I\/O)/);
+    const counted = await totalOrders(program);
+    expect(counted).toBeLessThan(3000);
+    Bun.spawnSync(["prlimit", "--pid", `${program.pid}`, "--fsize=unlimited:"]);
+    await waitFor("the rest", async () => (await totalOrders(program)) === 3000, 40_000);
+    await waitFor("200", async () => (await health(program)).code === 200);
+    expect((await queue.depth()).deadLetter).toBe(0);
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+  });
+});
+
+/** No file may grow past 400 KiB; a write beyond it fails like one on a full disk, instead of ending the process. */
+const FULL_DISK = 'trap "" XFSZ; ulimit -S -f 400; exec "$0" "$@"';

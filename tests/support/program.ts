@@ -22,13 +22,16 @@ export function temporaryFolder(): string {
   return dir;
 }
 
-/** Starts the real program as a process of its own on a free port. The environment is this and nothing else. */
-export function spawnProgram(env: Record<string, string>): {
+/** Starts the real program as a process of its own on a free port, behind `wrapper`. The environment is this and nothing else. */
+export function spawnProgram(
+  env: Record<string, string>,
+  wrapper: string[] = [],
+): {
   child: Bun.Subprocess<"ignore", "pipe", "pipe">;
   output: () => string;
 } {
   let text = "";
-  const child = Bun.spawn([process.execPath, "index.ts"], {
+  const child = Bun.spawn([...wrapper, process.execPath, "index.ts"], {
     cwd: ROOT,
     env: {
       PATH: process.env.PATH ?? "",
@@ -50,8 +53,8 @@ export function spawnProgram(env: Record<string, string>): {
 }
 
 /** The same, once it has said that it has started. */
-export async function startProgram(env: Record<string, string>): Promise<Program> {
-  const { child, output } = spawnProgram(env);
+export async function startProgram(env: Record<string, string>, wrapper: string[] = []): Promise<Program> {
+  const { child, output } = spawnProgram(env, wrapper);
   await waitFor("the program to start", () => output().includes('"started"') || child.exitCode !== null);
   const started = eventsOf(output()).find(({ event }) => event === "started");
   if (!started) throw new Error(`The program did not start: ${output()}`);

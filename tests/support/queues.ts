@@ -1,5 +1,7 @@
 import { join } from "node:path";
+import { GetQueueAttributesCommand, SetQueueAttributesCommand } from "@aws-sdk/client-sqs";
 import { startFauxqs } from "fauxqs";
+import { createClient } from "../../queue/client.ts";
 import { type Emulator, startEmulator } from "../../queue/emulator.ts";
 import { type Message, openQueue, type Queue } from "../../queue/queue.ts";
 import { locateQueue } from "../../queue/setup.ts";
@@ -20,9 +22,23 @@ export async function startFastEmulator(): Promise<Emulator> {
   return { endpoint: `http://127.0.0.1:${server.port}`, stop: () => server.stop() };
 }
 
-/** A queue that no other test uses, with its dead-letter queue. */
-export async function freshQueue({ endpoint }: Emulator): Promise<Queue> {
-  return openQueue(await locateQueue({ name: `orders-${next++}-${process.pid}`, endpoint, embedded: true }));
+/** A queue that no other test uses, with its dead-letter queue; set up otherwise where the test needs it. */
+export async function freshQueue(
+  { endpoint }: Emulator,
+  attributes: Record<string, string> = {},
+  maxReceiveCount = 5,
+): Promise<Queue> {
+  const address = await locateQueue({ name: `orders-${next++}-${process.pid}`, endpoint, embedded: true });
+  const client = createClient(address);
+  const { Attributes } = await client.send(
+    new GetQueueAttributesCommand({ QueueUrl: address.url, AttributeNames: ["RedrivePolicy"] }),
+  );
+  const RedrivePolicy = JSON.stringify({ ...JSON.parse(Attributes?.RedrivePolicy ?? ""), maxReceiveCount });
+  await client.send(
+    new SetQueueAttributesCommand({ QueueUrl: address.url, Attributes: { ...attributes, RedrivePolicy } }),
+  );
+  client.destroy();
+  return openQueue(address);
 }
 
 /** Takes everything that is visible, deleting it. */
