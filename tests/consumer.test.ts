@@ -199,6 +199,35 @@ describe("while the store is away", () => {
     await poller.done;
   });
 
+  test("a lane that is done does not receive again while another one holds its batch", async () => {
+    await using c = await consumer();
+    for (let batch = 0; batch < 40; batch++) await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const { record } = c.parts.store;
+    let records = 0;
+    c.parts.store = {
+      ...c.parts.store,
+      record: async (orders) => {
+        records++;
+        // The first full batch opens a second lane. One of the two finds the store away, the other one was in time.
+        if (records === 2) c.turn("off");
+        if (records !== 3) return await record(orders);
+        await waitFor("the outage", () => c.events().includes("store_away"));
+        return orders.map(() => "duplicate" as const);
+      },
+    };
+    const poller = startPolling(c.parts, 2, c.stopping.signal);
+    await waitFor(
+      "the batch that was in time to be settled",
+      () => c.calls.filter((name) => name === "delete").length === 2,
+    );
+    await Bun.sleep(1_500); // longer than a lane waits between two receives
+    expect(c.calls.filter((name) => name === "receive")).toHaveLength(3);
+    c.turn("on");
+    await waitFor("all other orders", async () => (await c.store.global().catch(() => undefined))?.orders === 390);
+    c.stopping.abort();
+    await poller.done;
+  });
+
   test("a stop releases the held batch at once", async () => {
     await using c = await consumer();
     c.turn("off");
