@@ -1,4 +1,4 @@
-import type { Store } from "./store.ts";
+import type { WholeStore } from "./store.ts";
 
 /** What a thread needs to open the store; plain data, so that it can be handed to a Bun worker. */
 export type StoreAddress = ({ kind: "sqlite"; path: string } | { kind: "redis"; url: string }) & {
@@ -7,7 +7,7 @@ export type StoreAddress = ({ kind: "sqlite"; path: string } | { kind: "redis"; 
 };
 
 /** Opens the store for one thread. Rejects with one sentence when it cannot be reached. */
-export async function openStore(address: StoreAddress): Promise<Store> {
+export async function openStore(address: StoreAddress): Promise<WholeStore> {
   // Only the one that is used is loaded: ioredis alone is a tenth of the start.
   if (address.kind === "redis") return await (await import("./redis.ts")).openRedisStore(address);
   return (await import("./sqlite.ts")).openSqliteStore(address);

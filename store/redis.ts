@@ -78,8 +78,9 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
 
   const close = async () => redis.disconnect();
 
-  const days = async () =>
-    (await redis.hkeys(DAYS_KEY)).filter((field) => field.endsWith(":orders")).map((field) => field.slice(2, -7));
+  const days = async () => [
+    ...new Set((await redis.hkeys(DAYS_KEY)).map((field) => field.replace(/^d:|:(orders|cents)$/g, ""))),
+  ];
 
   async function boards(): Promise<Map<string, number>> {
     const boards = new Map<string, number>();
@@ -89,12 +90,12 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
     return boards;
   }
 
-  async function* pages(board: string): AsyncGenerator<UserTotals[]> {
+  async function* userIds(board?: string) {
+    if (board === undefined) return yield* namesLike(userKey);
     for (let at = 0, size = PAGE; size === PAGE; at += PAGE) {
-      const userIds = await redis.zrange(boardKey(board), `${at}`, `${at + PAGE - 1}`);
-      const totals = await places(board, userIds);
-      yield userIds.map((userId, index) => ({ userId, ...(totals[index] as Totals) }));
-      size = userIds.length;
+      const page = await redis.zrange(boardKey(board), at, `${at + PAGE - 1}`);
+      size = page.length;
+      yield page;
     }
   }
 
@@ -108,15 +109,13 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
     }));
   }
 
-  const userIds = () => namesLike(userKey);
-
   /** The names that there are keys for: SCAN misses none and may repeat some. */
   async function* namesLike(keyOf: (name: string) => string): AsyncGenerator<string[]> {
     const pages: AsyncIterable<string[]> = redis.scanStream({ match: keyOf("*"), count: PAGE });
     for await (const keys of pages) yield keys.map((key) => key.slice(keyOf("").length));
   }
 
-  return { record, global, user, top, daily, advice, check, close, days, boards, pages, places, userIds };
+  return { record, global, user, top, daily, advice, check, close, days, boards, userIds, places };
 }
 
 async function connect(url: string): Promise<Redis> {

@@ -26,13 +26,11 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
   );
   const allDays = db.prepare<{ day: string }, [string]>("SELECT scope AS day FROM totals WHERE scope <> ?");
   const allBoards = db.prepare("SELECT board, COUNT(*) FROM boards GROUP BY board");
-  const wholeBoard = db.prepare<UserTotals, [string]>(
-    "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ?",
-  );
+  const usersOfBoard = db.prepare<{ user_id: string }, [string]>("SELECT user_id FROM boards WHERE board = ?");
+  const allUsers = db.prepare<{ user_id: string }, []>("SELECT user_id FROM users");
   const onePlace = db.prepare<Totals, [string, string]>(
     "SELECT orders, cents FROM boards WHERE board = ? AND user_id = ?",
   );
-  const allUsers = db.prepare<{ userId: string }, []>("SELECT user_id AS userId FROM users");
 
   function recordOne(order: Order, now: number): Recorded {
     const { id, userId, cents, day } = order;
@@ -76,21 +74,21 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
 
   const days = async () => allDays.all(GLOBAL).map(({ day }) => day);
   const boards = async () => new Map(allBoards.values() as [string, number][]);
-  const pages = (board: string) => inPages(wholeBoard.iterate(board));
+
+  async function* userIds(board?: string) {
+    let page: string[] = [];
+    for (const { user_id } of board === undefined ? allUsers.iterate() : usersOfBoard.iterate(board)) {
+      if (page.push(user_id) < PAGE) continue;
+      yield page;
+      page = [];
+    }
+    yield page;
+  }
+
   const places = async (board: string, userIds: readonly string[]) =>
     userIds.map((userId) => onePlace.get(board, userId) ?? NOTHING);
-  const userIds = () => inPages(Iterator.from(allUsers.iterate()).map(({ userId }) => userId));
-  return { record, global, user, top, daily, advice, check, close, days, boards, pages, places, userIds };
-}
 
-async function* inPages<T>(rows: Iterable<T>): AsyncGenerator<T[]> {
-  let page: T[] = [];
-  for (const row of rows) {
-    if (page.push(row) < PAGE) continue;
-    yield page;
-    page = [];
-  }
-  yield page;
+  return { record, global, user, top, daily, advice, check, close, days, boards, userIds, places };
 }
 
 function openDatabase(path: string): Database {

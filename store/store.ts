@@ -55,10 +55,8 @@ export interface WholeStore extends Store {
   days(): Promise<string[]>;
   /** Every board there is, and how many users have an order count on it. */
   boards(): Promise<Map<string, number>>;
-  /** The users of a board, each once while no orders are counted. Zero orders for a spend without a count. */
-  pages(board: string): AsyncIterable<UserTotals[]>;
-  /** What each of the users has on a board, zeros included. */
+  /** Who has a spend on the board: each once, while no orders are counted. Without a board: all users, some repeated. */
+  userIds(board?: string): AsyncIterable<string[]>;
+  /** What each of the users has on the board, zeros included. No orders where there is only a spend or only a count. */
   places(board: string, userIds: readonly string[]): Promise<Totals[]>;
-  /** Every user that has totals of its own, some perhaps more than once. */
-  userIds(): AsyncIterable<string[]>;
 }

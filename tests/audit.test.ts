@@ -1,0 +1,355 @@
+import { Database } from "bun:sqlite";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { Redis } from "ioredis";
+import { generate } from "../scripts/generator.ts";
+import { auditStore } from "../store/audit.ts";
+import { daysBetween } from "../store/periods.ts";
+import { openRedisStore } from "../store/redis.ts";
+import { openSqliteStore } from "../store/sqlite.ts";
+import type { Order, WholeStore } from "../store/store.ts";
+import { order } from "./support/orders.ts";
+import { temporaryFolder } from "./support/program.ts";
+import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(60_000);
+
+const ROOT = join(import.meta.dir, "..");
+/** Across a new year, and in weeks of other years than their days. */
+const FIRST = { id: "first", userId: "U1", cents: 1999, day: "2024-12-30" };
+const KNOWN = [FIRST, order({ userId: "U1", cents: 5, day: "2025-01-01" }), order({ userId: "U2", day: FIRST.day })];
+
+let redisServer: RedisServer;
+beforeAll(async () => {
+  redisServer = await startRedisServer();
+});
+afterAll(() => redisServer.stop());
+
+/** Ways to spoil the numbers behind the store's back; in the words of the store, whatever its keys and tables. */
+interface Spoiler {
+  user(userId: string, orders: number, cents: number): Promise<unknown>;
+  global(orders: number, cents: number): Promise<unknown>;
+  day(day: string, orders: number, cents: number): Promise<unknown>;
+  place(board: string, userId: string, orders: number, cents: number): Promise<unknown>;
+  leave(board: string, userId: string): Promise<unknown>;
+  drop(board: string): Promise<unknown>;
+}
+
+interface Prepared extends AsyncDisposable {
+  store: WholeStore;
+  env: Record<string, string>;
+  /** Each adds to what is there. */
+  spoil: Spoiler;
+}
+
+async function prepareRedis(): Promise<Prepared & { redis: Redis; boardKey: (name: string) => Promise<string> }> {
+  const url = redisServer.freshUrl();
+  const redis = new Redis(url);
+  const store = await openRedisStore({ url, markerTtlSeconds: 1000 });
+  // A board that is not there is made beside those that are.
+  const boardKey = async (name: string) => {
+    const [known = ""] = await redis.keys("*board:y:*");
+    return known.replace(/y:.*/, name);
+  };
+  async function addAmount(key: string, [count, amount]: [string, string], orders: number, cents: number) {
+    const held = Math.round(Number((await redis.hget(key, amount)) ?? 0) * 100);
+    await redis.hincrby(key, count, orders);
+    await redis.hset(key, amount, ((held + cents) / 100).toFixed(2));
+  }
+  const spoil: Spoiler = {
+    user: (userId, ...more) => addAmount(`user:${userId}`, ["order_count", "total_spend"], ...more),
+    global: (...more) => addAmount("global:stats", ["total_orders", "total_revenue"], ...more),
+    async day(day, orders, cents) {
+      const [key = ""] = await redis.keys("*days");
+      await redis.hincrby(key, `d:${day}:orders`, orders);
+      await redis.hincrby(key, `d:${day}:cents`, cents);
+    },
+    async place(board, userId, orders, cents) {
+      const key = await boardKey(board);
+      await redis.zincrby(key, -cents, userId);
+      await redis.hincrby(`${key}:orders`, userId, orders);
+    },
+    async leave(board, userId) {
+      const key = await boardKey(board);
+      await redis.zrem(key, userId);
+      await redis.hdel(`${key}:orders`, userId);
+    },
+    async drop(board) {
+      const key = await boardKey(board);
+      await redis.del(key, `${key}:orders`);
+    },
+  };
+  const dispose = async () => {
+    redis.disconnect();
+    await store.close();
+  };
+  return { store, env: { REDIS_URL: url }, spoil, redis, boardKey, [Symbol.asyncDispose]: dispose };
+}
+
+async function prepareSqlite(): Promise<Prepared> {
+  const dir = temporaryFolder();
+  const path = join(dir, "orders.db");
+  const store = openSqliteStore({ path, markerTtlSeconds: 1000 });
+  const db = new Database(path);
+  const run = async (sql: string, ...values: (string | number)[]) => db.run(sql, values);
+  const add = "ON CONFLICT DO UPDATE SET orders = orders + excluded.orders, cents = cents + excluded.cents";
+  const spoil: Spoiler = {
+    user: (...row) => run(`INSERT INTO users VALUES (?, ?, ?) ${add}`, ...row),
+    global: (...row) => run(`INSERT INTO totals VALUES ('', ?, ?) ${add}`, ...row),
+    day: (...row) => run(`INSERT INTO totals VALUES (?, ?, ?) ${add}`, ...row),
+    place: (...row) => run(`INSERT INTO boards VALUES (?, ?, ?, ?) ${add}`, ...row),
+    leave: (...place) => run("DELETE FROM boards WHERE board = ? AND user_id = ?", ...place),
+    drop: (board) => run("DELETE FROM boards WHERE board = ?", board),
+  };
+  const dispose = async () => {
+    db.close();
+    await store.close();
+  };
+  return { store, env: { DATA_DIR: dir }, spoil, [Symbol.asyncDispose]: dispose };
+}
+
+const PREPARE: Record<string, () => Promise<Prepared>> = { redis: prepareRedis, sqlite: prepareSqlite };
+
+function generated(count: number): Order[] {
+  const options = {
+    seed: 7,
+    users: 2500,
+    mismatch: 5,
+    invalid: 0,
+    duplicates: 0,
+    days: 500,
+    onValueMismatch: "correct",
+  };
+  const messages = generate({ ...options, onValueMismatch: "correct", nowMs: Date.parse("2026-02-03T12:00:00Z") });
+  return messages
+    .take(count)
+    .map(({ orderId, ...message }) => ({ ...message, id: orderId }))
+    .toArray();
+}
+
+async function recordAll(store: WholeStore, orders: Order[]) {
+  for (let at = 0; at < orders.length; at += 100) await store.record(orders.slice(at, at + 100));
+}
+
+async function run(env: Record<string, string>, ...args: string[]) {
+  const command = [process.execPath, "scripts/audit.ts", ...args];
+  const child = Bun.spawn(command, { cwd: ROOT, env, stdout: "pipe", stderr: "pipe" });
+  const [exitCode, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
+  return { exitCode, stdout, stderr };
+}
+
+/** Each single change, and what the audit then says: of what, and what it found there. */
+const CORRUPTIONS: Record<string, [(spoil: Spoiler) => Promise<unknown>, Record<string, string>]> = {
+  "a user's cents": [
+    ({ user }) => user("U1", 0, 1),
+    { "user U1": "2 orders, 20.05", "sum of the users": "3 orders, 30.05" },
+  ],
+  "a user's count": [
+    ({ user }) => user("U2", -1, 0),
+    { "user U2": "0 orders, 10.00", "sum of the users": "2 orders, 30.04" },
+  ],
+  "the total": [
+    ({ global }) => global(1, 0),
+    { "sum of the days": "3 orders, 30.04", "sum of the users": "3 orders, 30.04" },
+  ],
+  "the total, in cents": [
+    ({ global }) => global(0, -1),
+    { "sum of the days": "3 orders, 30.04", "sum of the users": "3 orders, 30.04" },
+  ],
+  "a day": [
+    ({ day }) => day("2025-01-01", 0, 1),
+    {
+      "sum of the days": "3 orders, 30.05",
+      ...{ "board d:2025-01-01": "1 orders, 0.05", "board w:2025-W01": "3 orders, 30.04" },
+      ...{ "board m:2025-01": "1 orders, 0.05", "board y:2025": "1 orders, 0.05" },
+    },
+  ],
+  "a day that is none": [
+    ({ day }) => day("2025-02-29", 1, 5),
+    { "day 2025-02-29": "none", "sum of the days": "4 orders, 30.09" },
+  ],
+  "a spend on a board": [({ place }) => place("d:2025-01-01", "U1", 0, 1), { "board d:2025-01-01": "1 orders, 0.06" }],
+  "a count on a board": [({ place }) => place("m:2024-12", "U2", 1, 0), { "board m:2024-12": "3 orders, 29.99" }],
+  "a count on a year board": [
+    ({ place }) => place("y:2024", "U2", 1, 0),
+    { "board y:2024": "3 orders, 29.99", "user U2": "1 orders, 10.00" },
+  ],
+  "amounts of two users of a year, exchanged": [
+    async ({ place }) => [await place("y:2024", "U1", 0, 1), await place("y:2024", "U2", 0, -1)],
+    { "user U1": "2 orders, 20.04", "user U2": "1 orders, 10.00" },
+  ],
+  "a count of zero on a board": [
+    ({ place }) => place("w:2025-W01", "U3", 0, 0),
+    { "users of board w:2025-W01": "3, 2 with orders" },
+  ],
+  "a user off a board": [({ leave }) => leave("w:2025-W01", "U2"), { "board w:2025-W01": "2 orders, 20.04" }],
+  "a user off a year board": [
+    ({ leave }) => leave("y:2024", "U2"),
+    { "board y:2024": "1 orders, 19.99", "user U2": "1 orders, 10.00", "sum of the users": "2 orders, 20.04" },
+  ],
+  "an extra board": [({ place }) => place("d:2030-01-01", "U1", 1, 5), { "board d:2030-01-01": "1 orders, 0.05" }],
+  "an extra year board": [
+    ({ place }) => place("y:2030", "U1", 1, 5),
+    { "board y:2030": "1 orders, 0.05", "user U1": "2 orders, 20.04" },
+  ],
+  "a board that is gone": [({ drop }) => drop("m:2025-01"), { "board m:2025-01": "0 orders, 0.00" }],
+  "an extra user": [({ user }) => user("U0", 1, 5), { "user U0": "1 orders, 0.05" }],
+  "an extra user on a year board": [
+    ({ place }) => place("y:2025", "U0", 1, 5),
+    { "board y:2025": "2 orders, 0.10", "user U0": "0 orders, 0.00" },
+  ],
+};
+
+describe.each(Object.keys(PREPARE))("%s", (kind) => {
+  const prepare = PREPARE[kind] as () => Promise<Prepared>;
+
+  test("a store of thousands of orders agrees, and each order was read on four boards", async () => {
+    await using prepared = await prepare();
+    const orders = generated(4000);
+    await recordAll(prepared.store, orders);
+    let read = 0;
+    const audit = await auditStore(prepared.store, (orders) => {
+      read += orders;
+    });
+    const unique = (of: (order: Order) => string) => new Set(orders.map(of)).size;
+    const counts = { users: unique(({ userId }) => userId), days: unique(({ day }) => day) };
+    const totals = { orders: 4000, cents: orders.reduce((sum, { cents }) => sum + cents, 0) };
+    expect(audit).toEqual({ ...totals, ...counts, boards: expect.any(Number), moved: false, differences: [] });
+    expect(counts.users).toBeGreaterThan(1000); // more than a page
+    expect(read).toBe(4 * 4000);
+  });
+
+  test("an empty store agrees", async () => {
+    await using prepared = await prepare();
+    const nothing = { users: 0, days: 0, boards: 0, orders: 0, cents: 0, moved: false, differences: [] };
+    expect(await auditStore(prepared.store, () => {})).toEqual(nothing);
+  });
+
+  test.each(Object.keys(CORRUPTIONS))("it finds and names %s", async (name) => {
+    const [spoil, expected] = CORRUPTIONS[name] as NonNullable<(typeof CORRUPTIONS)[string]>;
+    await using prepared = await prepare();
+    await recordAll(prepared.store, KNOWN);
+    await spoil(prepared.spoil);
+    const { differences } = await auditStore(prepared.store, () => {});
+    const found = differences.map(({ what, found }) => [what, found]);
+    // What a board's own difference says is enough: how many users it has may differ as well.
+    const told = found.filter(([what = ""]) => what in expected || !what.startsWith("users of board"));
+    expect(Object.fromEntries(told)).toEqual(expected);
+    for (const { expected, found } of differences) expect(expected).not.toBe(found);
+  });
+
+  test("at most twenty differences are told", async () => {
+    await using prepared = await prepare();
+    await recordAll(prepared.store, generated(200));
+    await prepared.spoil.drop("y:2025");
+    expect((await auditStore(prepared.store, () => {})).differences).toHaveLength(20);
+  });
+
+  test("the command answers 0 and a summary where the sums agree, 1 and the differences where not", async () => {
+    await using prepared = await prepare();
+    await recordAll(prepared.store, KNOWN);
+    const summary = "2 users, 2 days, 7 boards, 3 orders, 30.04 in ";
+    const good = await run(prepared.env);
+    expect([good.exitCode, good.stderr]).toEqual([0, ""]);
+    expect(good.stdout).toMatch(/^The sums agree: 2 users, 2 days, \d boards, 3 orders, 30\.04 in \d+\.\d s\n$/);
+    const { exitCode, stdout } = await run(prepared.env, "--json");
+    const read = { users: 2, days: 2, boards: 7, orders: 3, revenue: 30.04, seconds: expect.any(Number) };
+    expect([exitCode, JSON.parse(stdout)]).toEqual([0, { agrees: true, ...read, differences: [] }]);
+    await prepared.spoil.user("U1", 0, 1);
+    const bad = await run(prepared.env);
+    expect([bad.exitCode, bad.stderr]).toEqual([1, ""]);
+    expect(bad.stdout).toStartWith(`The sums differ: ${summary}`);
+    expect(bad.stdout).toContain("\n  user U1: expected 2 orders, 20.04; found 2 orders, 20.05\n");
+    const json = await run(prepared.env, "--json");
+    const { agrees, differences } = JSON.parse(json.stdout);
+    expect([json.exitCode, agrees, differences.length]).toEqual([1, false, 2]);
+  });
+
+  test("orders that are counted during the reading make it of no one moment", async () => {
+    await using prepared = await prepare();
+    await recordAll(prepared.store, KNOWN);
+    const counting: Promise<unknown>[] = [];
+    const { moved } = await auditStore(prepared.store, () => {
+      counting.push(prepared.store.record([order()]));
+    });
+    await Promise.all(counting);
+    expect(moved).toBeTrue();
+    expect(await auditStore(prepared.store, () => {})).toMatchObject({ moved: false, differences: [] });
+  });
+});
+
+describe("redis", () => {
+  const found = async ({ store }: Prepared) =>
+    Object.fromEntries((await auditStore(store, () => {})).differences.map(({ what, found }) => [what, found]));
+
+  test("it finds a spend without a count, and a count without a spend", async () => {
+    await using prepared = await prepareRedis();
+    const { redis, boardKey, store } = prepared;
+    await recordAll(store, KNOWN);
+    await redis.hdel(`${await boardKey("m:2024-12")}:orders`, "U2");
+    await redis.zrem(await boardKey("d:2024-12-30"), "U2");
+    await redis.zrem(await boardKey("y:2025"), "U1");
+    expect(await found(prepared)).toEqual({
+      "board m:2024-12": "1 orders, 29.99",
+      "users of board m:2024-12": "2, 1 with orders",
+      "board d:2024-12-30": "1 orders, 19.99",
+      "users of board d:2024-12-30": "1, 1 with orders",
+      "board y:2025": "0 orders, 0.00",
+      "users of board y:2025": "0, 0 with orders",
+      "user U1": "2 orders, 20.04",
+    });
+  });
+
+  test("it finds a place of no orders and no spend that has no count", async () => {
+    await using prepared = await prepareRedis();
+    await recordAll(prepared.store, KNOWN);
+    await prepared.redis.zadd(await prepared.boardKey("w:2025-W01"), 0, "U9");
+    expect(await found(prepared)).toEqual({ "users of board w:2025-W01": "3, 2 with orders" });
+  });
+});
+
+describe("the command", () => {
+  test("it answers 3 while orders are being counted, and 0 afterwards", async () => {
+    await using prepared = await prepareRedis();
+    // So many boards that each attempt lasts longer than this process may have to wait for its turn.
+    const days = daysBetween("2018-01-01", "2023-12-31");
+    await recordAll(
+      prepared.store,
+      days.map((day) => order({ day })),
+    );
+    const running = run(prepared.env);
+    let ended = false;
+    void running.then(() => {
+      ended = true;
+    });
+    while (!ended) {
+      await prepared.store.record([order()]);
+      await Bun.sleep(1);
+    }
+    const stderr = "Orders are being counted: run it again when the queue is empty\n";
+    expect(await running).toEqual({ exitCode: 3, stdout: "", stderr });
+    expect((await run(prepared.env)).exitCode).toBe(0);
+  });
+
+  test("an SQLite file that is not there is an error, and is not made", async () => {
+    const dir = join(temporaryFolder(), "none");
+    const { exitCode, stdout, stderr } = await run({ DATA_DIR: dir });
+    expect([exitCode, stdout]).toEqual([1, ""]);
+    expect(stderr).toBe(`There is no store at ${join(dir, "orders.db")}: check DATA_DIR and REDIS_URL\n`);
+    expect(await Bun.file(join(dir, "orders.db")).exists()).toBeFalse();
+  });
+
+  test("a Redis that is not there and a bad setting are errors", async () => {
+    const { exitCode, stderr } = await run({ REDIS_URL: "redis://127.0.0.1:1" });
+    expect([exitCode, stderr]).toEqual([1, expect.stringContaining("Cannot reach Redis at redis://127.0.0.1:1")]);
+    expect((await run({ REDIS_URL: "http://127.0.0.1" })).exitCode).toBe(1);
+  });
+
+  test("wrong usage is 2, help is 0", async () => {
+    for (const args of [["--fast"], ["now"], ["--json=yes"]]) expect((await run({}, ...args)).exitCode).toBe(2);
+    const help = await run({}, "--help");
+    expect([help.exitCode, help.stderr]).toEqual([0, ""]);
+    expect(help.stdout).toContain("Usage: bun scripts/audit.ts [options]");
+  });
+});
