@@ -277,6 +277,11 @@ describe("what a shop will meet one day:", () => {
     await waitFor("the workers to pause", () => program.output().split('"store_away"').length === 3);
     const requests = async () =>
       Number(/action="ReceiveMessage"} (\d+)/.exec(await (await program.get("/metrics")).text())?.[1]);
+    await waitFor("the receives in flight and their reports", async () => {
+      const receives = await requests();
+      await Bun.sleep(1_500);
+      return receives === (await requests());
+    });
     const before = await requests();
     await Bun.sleep(20_000); // twenty times the visibility timeout; as ten minutes are to its usual 30 s
     expect(await requests()).toBe(before);
