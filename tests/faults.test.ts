@@ -8,6 +8,6 @@ test("kills, outages and a failing network lose nothing and count nothing twice"
   const seed = Math.floor(Math.random() * 1_000_000);
   console.log(`faults: seed ${seed}; the long run is \`bun run test:faults\``);
   const report = await runFaults({ seed, orders: 5000, kills: 8, outages: 8 }, () => {});
-  expect(report).toMatchObject({ differences: [], goodOrdersDead: 0, rejectsMissing: 0 });
+  expect(report).toMatchObject({ differences: [], auditFindings: [], goodOrdersDead: 0, rejectsMissing: 0 });
   expect(report.repeatedDeliveries).toBeGreaterThan(100);
 }, 180_000);

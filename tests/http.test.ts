@@ -139,6 +139,10 @@ describe("problems", () => {
     expect(response.headers.get("content-type")).toBe("application/problem+json");
   });
 
+  test("a body that no route asks for is refused when it is large", async () => {
+    expect((await get("/stats/global", { method: "POST", body: "x".repeat(100_000) })).status).toBe(413);
+  });
+
   test("a broken body is no server error", async () => {
     const init = { method: "POST", body: "{", headers: { "content-type": "application/json" } };
     expect((await get("/stats/global", init)).status).toBe(405);
@@ -204,6 +208,8 @@ describe("documentation", () => {
     const page = await get("/docs");
     expect(page.headers.get("content-type")).toStartWith("text/html");
     expect(page.headers.get("content-security-policy")).toContain("default-src 'self'");
+    expect(page.headers.get("content-security-policy")).toContain("frame-ancestors 'none'");
+    expect(page.headers.get("x-content-type-options")).toBe("nosniff");
     const html = await page.text();
     const links = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, link]) => link ?? "");
     expect(links.length).toBeGreaterThanOrEqual(3);

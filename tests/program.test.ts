@@ -214,6 +214,20 @@ describe("on a named queue and Redis", () => {
   });
 });
 
+test("no line of the log holds a secret, a body or an address of a customer", async () => {
+  const queue = await freshQueue(emulator);
+  const redisUrl = redisServer.freshUrl().replace("redis://", "redis://default:redis-secret@");
+  const program = await startProgram(shop(queue, redisUrl, { API_KEY: "api-secret", LOG_LEVEL: "trace" }));
+  const private_ = { shipping_address: "22 Elm Street", payment_method: "card-4711" };
+  await queue.send([body(private_), body({ ...private_, order_value: -1 }), `{"shipping_address":"22 Elm Street"`]);
+  await waitFor("the rejects", async () => (await queue.depth()).deadLetter === 2);
+  await fetch(`${program.url}/stats/global`, { headers: { authorization: "Bearer wrong-secret" } });
+  program.kill("SIGTERM");
+  await program.exited;
+  expect(eventsOf(program.output()).filter(({ event }) => event === "order_rejected")).toHaveLength(2);
+  expect(program.output()).not.toMatch(/secret|Elm Street|card-4711/);
+});
+
 describe("a start that cannot be says so in one sentence and exits with 1:", () => {
   const freshEnv = () => ({ DATA_DIR: temporaryFolder() });
 

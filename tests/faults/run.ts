@@ -11,6 +11,7 @@ import { createClient } from "../../queue/client.ts";
 import { openQueue, type Queue } from "../../queue/queue.ts";
 import { locateQueue } from "../../queue/setup.ts";
 import { generate } from "../../scripts/generator.ts";
+import { auditStore } from "../../store/audit.ts";
 import { openStore } from "../../store/open.ts";
 import { deadLettersOf, takeAll } from "../support/queues.ts";
 import { freePort, type RedisServer, startRedisServer } from "../support/redis-server.ts";
@@ -32,6 +33,8 @@ export interface FaultOptions {
 
 export interface FaultReport extends FaultOptions {
   differences: string[];
+  /** What `bun scripts/audit.ts` finds in the store afterwards. */
+  auditFindings: unknown[];
   /** Orders that are no rejects and lie in the dead-letter queue all the same. */
   goodOrdersDead: number;
   rejectsMissing: number;
@@ -114,6 +117,7 @@ export async function runFaults(options: FaultOptions, say: (line: string) => vo
   return {
     ...options,
     differences: await model.differences(store),
+    auditFindings: (await auditStore(store, () => {})).differences,
     goodOrdersDead: [...bodies].filter((body) => !model.rejects.has(body)).length,
     rejectsMissing: [...model.rejects].filter((body) => !bodies.has(body)).length,
     deliveries: world.deliveries().all,
@@ -332,7 +336,8 @@ async function main() {
   const options = { orders: Number(orders), kills: Number(kills), outages: Number(outages), seed: Number(seed) };
   const report = await runFaults(options, console.error);
   console.log(JSON.stringify(report, null, 2));
-  const clean = report.differences.length + report.goodOrdersDead + report.rejectsMissing === 0;
+  const clean =
+    report.differences.length + report.auditFindings.length + report.goodOrdersDead + report.rejectsMissing === 0;
   console.log(clean ? "No differences" : "DIFFERENCES");
   process.exit(clean ? 0 : 1);
 }
