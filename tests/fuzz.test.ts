@@ -1,5 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { checkJudged, fuzzApi, fuzzJudge } from "./faults/fuzz.ts";
+import { checkJudged, fuzzApi, fuzzJudge, startApi } from "./faults/fuzz.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
 setDefaultTimeout(60_000);
@@ -11,7 +11,8 @@ test(`judge() answers any body with what the store and the dead-letter queue can
 });
 
 test(`the API answers any request, with a problem where it cannot (seed ${seed})`, async () => {
-  await fuzzApi(2_000, seed);
+  const api = await startApi();
+  await fuzzApi(api.url, 2_000, seed).finally(api.stop);
 });
 
 test("the check of the fuzzing finds a wrong answer", () => {

@@ -128,14 +128,18 @@ const request = fc.record({
   type: fc.constantFrom("application/json", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"),
 });
 
-/** What holds for every request: an answer below 500, and problem+json from 400 on. */
-export async function fuzzApi(cases: number, seed: number) {
+/** An API without consumers on an empty store. */
+export async function startApi() {
   const env = { PORT: "0", EMBEDDED_QUEUE_PORT: "0", CONSUMER_WORKERS: "0", LOG_LEVEL: "silent" };
-  const api = await start(readConfig({ ...env, DATA_DIR: join(temporaryFolder(), "data") }));
+  return await start(readConfig({ ...env, DATA_DIR: join(temporaryFolder(), "data") }));
+}
+
+/** What holds for every request: an answer below 500, and problem+json from 400 on. */
+export async function fuzzApi(url: string, cases: number, seed: number) {
   const property = fc.asyncProperty(fc.array(request, { minLength: 20, maxLength: 20 }), async (requests) => {
-    await Promise.all(requests.map((one) => checkAnswer(api.url, one)));
+    await Promise.all(requests.map((one) => checkAnswer(url, one)));
   });
-  await fc.assert(property, { numRuns: Math.ceil(cases / 20), seed }).finally(api.stop);
+  await fc.assert(property, { numRuns: Math.ceil(cases / 20), seed });
 }
 
 type Sent = typeof request extends fc.Arbitrary<infer T> ? T : never;
@@ -159,13 +163,18 @@ async function main() {
   const options = { cases: number(1_000_000), seed: number(Date.now() % 1_000_000) };
   const { values } = parseArgs({ options });
   const [cases, seed] = [Number(values.cases), Number(values.seed)];
-  const memory = () => `${Math.round(process.memoryUsage.rss() / 1e6)} MB`;
+  const api = await startApi();
+  const memory = () => {
+    Bun.gc(true);
+    return `${Math.round(process.memoryUsage.rss() / 1e6)} MB`;
+  };
   console.log(`seed ${seed}, ${memory()}`);
   for (let done = 0; done < cases; done += cases / 10) {
     fuzzJudge(Math.ceil(cases / 10), seed + done);
-    await fuzzApi(Math.ceil(cases / 100), seed + done);
+    await fuzzApi(api.url, Math.ceil(cases / 100), seed + done);
     console.log(`${done + cases / 10} bodies, ${Math.ceil((done + cases / 10) / 10)} requests, ${memory()}`);
   }
+  await api.stop();
 }
 
 if (import.meta.main) await main();
