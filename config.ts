@@ -10,10 +10,11 @@ export interface Config {
   log: { level: LogLevel; pretty: boolean };
 }
 
-export type QueueConfig =
+export type QueueConfig = (
   | { kind: "embedded"; name: string; port: number; dir: string }
   /** `url` names an existing queue, never created or changed; otherwise `name` is looked up and created. */
-  | { kind: "sqs"; name: string; url?: string; endpoint?: string };
+  | { kind: "sqs"; name: string; url?: string; endpoint?: string }
+) & { client: "fetch" | "sdk" };
 
 export type StoreConfig = { kind: "sqlite"; path: string } | { kind: "redis"; url: string };
 
@@ -65,8 +66,9 @@ function readQueue(read: Reader, dir: string): QueueConfig {
     read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ?? read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
   const port = read.integer("EMBEDDED_QUEUE_PORT", 4566, 0, 65_535);
   const name = named ?? "orders-queue";
-  if (!url && !named && !endpoint) return { kind: "embedded", name, port, dir: join(dir, "queue") };
-  return { kind: "sqs", name, ...(url && { url }), ...(endpoint && { endpoint }) };
+  const client = read.oneOf("SQS_CLIENT", ["fetch", "sdk"], "fetch");
+  if (!url && !named && !endpoint) return { kind: "embedded", client, name, port, dir: join(dir, "queue") };
+  return { kind: "sqs", client, name, ...(url && { url }), ...(endpoint && { endpoint }) };
 }
 
 function readStore(read: Reader, dir: string, problems: string[]): StoreConfig {

@@ -84,7 +84,7 @@ async function stopListening({ server }: App) {
 
 function wantedQueue({ queue }: Config, emulator: Emulator | undefined) {
   if (queue.kind === "sqs") return { ...queue, embedded: false };
-  return { name: queue.name, embedded: true, ...(emulator && { endpoint: emulator.endpoint }) };
+  return { name: queue.name, client: queue.client, embedded: true, ...(emulator && { endpoint: emulator.endpoint }) };
 }
 
 const crashed = (log: Log) => (error: unknown) => log.fatal({ event: "embedded_queue_crashed", error });

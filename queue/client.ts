@@ -9,6 +9,8 @@ export interface QueueAddress {
   /** Only where the environment names one; otherwise the SDK's own rules find it. */
   endpoint?: string;
   embedded: boolean;
+  /** How the requests that every order pays for are sent; `fetch` where absent. */
+  client?: "fetch" | "sdk";
   /** How long SQS keeps a message in the queue, or in its dead-letter queue where that is longer, seconds. */
   retentionSeconds: number;
   /** How long a received message stays invisible to others, seconds. */

@@ -1,15 +1,13 @@
 import {
   type BatchResultErrorEntry,
-  ChangeMessageVisibilityBatchCommand,
-  DeleteMessageBatchCommand,
   GetQueueAttributesCommand,
   type MessageAttributeValue,
-  ReceiveMessageCommand,
   SendMessageBatchCommand,
   type SendMessageBatchRequestEntry,
   type SQSClient,
 } from "@aws-sdk/client-sqs";
 import { createClient, type QueueAddress, withDeadline } from "./client.ts";
+import { fetchPath, sdkPath } from "./hot-path.ts";
 
 export interface Message {
   id: string;
@@ -75,6 +73,9 @@ const MAX_OWN_ATTRIBUTES = 8;
 export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}): Queue {
   const client = createClient(address);
   const QueueUrl = address.url;
+  // The fetch path knows no endpoint behind a path.
+  const behindPath = address.endpoint !== undefined && new URL(address.endpoint).pathname !== "/";
+  const hot = address.client === "sdk" || behindPath ? sdkPath(client) : fetchPath(client, QueueUrl);
 
   async function request<T>(
     action: string,
@@ -93,17 +94,22 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
   }
 
   async function receive(waitTimeSeconds: number, signal: AbortSignal, VisibilityTimeout?: number): Promise<Message[]> {
-    const command = new ReceiveMessageCommand({
+    const input = {
       QueueUrl,
       MaxNumberOfMessages: 10,
       WaitTimeSeconds: waitTimeSeconds,
       VisibilityTimeout,
-      MessageSystemAttributeNames: ["SentTimestamp"],
+      MessageSystemAttributeNames: ["SentTimestamp" as const],
       // The sender's own attributes travel on with a rejected message.
       MessageAttributeNames: ["All"],
-    });
+    };
     const deadlineMs = waitTimeSeconds * 1000 + RECEIVE_GRACE_MS;
-    const answer = await request("ReceiveMessage", (sqs, options) => sqs.send(command, options), deadlineMs, signal);
+    const answer = await request(
+      "ReceiveMessage",
+      (_, { abortSignal }) => hot.receive(input, abortSignal),
+      deadlineMs,
+      signal,
+    );
     return (answer.Messages ?? []).map((message) => ({
       id: message.MessageId ?? "",
       body: message.Body ?? "",
@@ -119,8 +125,9 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       Id: `${index}`,
       ReceiptHandle: receiptHandle,
     }));
-    const command = new DeleteMessageBatchCommand({ QueueUrl, Entries });
-    const answer = await request("DeleteMessageBatch", (sqs, options) => sqs.send(command, options));
+    const answer = await request("DeleteMessageBatch", (_, { abortSignal }) =>
+      hot.delete({ QueueUrl, Entries }, abortSignal),
+    );
     return failuresOf(messages, answer.Failed);
   }
 
@@ -131,8 +138,9 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       ReceiptHandle: receiptHandle,
       VisibilityTimeout: timeoutSeconds,
     }));
-    const command = new ChangeMessageVisibilityBatchCommand({ QueueUrl, Entries });
-    const answer = await request("ChangeMessageVisibilityBatch", (sqs, options) => sqs.send(command, options));
+    const answer = await request("ChangeMessageVisibilityBatch", (_, { abortSignal }) =>
+      hot.changeVisibility({ QueueUrl, Entries }, abortSignal),
+    );
     return failuresOf(messages, answer.Failed);
   }
 

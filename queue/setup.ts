@@ -17,6 +17,7 @@ export interface QueueName {
   url?: string;
   endpoint?: string;
   embedded: boolean;
+  client?: "fetch" | "sdk";
 }
 
 /** After five receives an order that nobody could settle goes to the dead-letter queue. */
@@ -42,7 +43,7 @@ export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
   }
 }
 
-async function locate(sqs: SetupCalls, { name, url, endpoint, embedded }: QueueName): Promise<QueueAddress> {
+async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }: QueueName): Promise<QueueAddress> {
   const queueUrl = url ?? (await sqs.find(name)) ?? (await createWithDeadLetterQueue(sqs, name));
   const attributes = await sqs.attributes(queueUrl);
   if (!url && !attributes.RedrivePolicy) {
@@ -60,6 +61,7 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded }: QueueN
     embedded,
     ...(deadLetterUrl && { deadLetterUrl: rebased(deadLetterUrl) }),
     ...(endpoint && { endpoint }),
+    ...(client && { client }),
     retentionSeconds: Math.max(retention(attributes), deadLetterUrl ? retention(deadLetters) : 0),
     visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout ?? VISIBILITY_TIMEOUT_SECONDS),
   };

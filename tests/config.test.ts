@@ -42,7 +42,7 @@ describe("readConfig()", () => {
       { kind: "embedded", name: "orders-queue", port: 0, dir: "/d/queue" },
     ],
   ])("chooses the queue by %j", (env, queue) => {
-    expect(readConfig(env as Record<string, string>).queue).toEqual(queue as never);
+    expect(readConfig(env as Record<string, string>).queue).toEqual({ client: "fetch", ...queue } as never);
   });
 
   test("chooses each half on its own", () => {
