@@ -49,7 +49,8 @@ export function readConfig(env: Environment): Config {
     consumer: {
       // More than four workers per process gain nothing: Redis or the queue is the limit by then.
       workers: read.integer("CONSUMER_WORKERS", Math.min(availableParallelism(), 4), 0, 64),
-      concurrency: read.integer("CONSUMER_CONCURRENCY", 8, 1, 64),
+      // Measured: 4 and 8 leave the CPU idle between answers, 32 gains nothing over 16 and holds twice the messages.
+      concurrency: read.integer("CONSUMER_CONCURRENCY", 16, 1, 64),
       onValueMismatch: read.oneOf("ON_VALUE_MISMATCH", ["correct", "reject"], "correct"),
     },
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },

@@ -12,7 +12,7 @@ import { sendMessages } from "./sender.ts";
 
 const HELP = `Drains a full queue with the program and with a bare loop of the same SDK, in turn.
 
-Usage: bun run bench [--orders 50000] [--users 1000] [--rounds 3] [--workers N] [--concurrency 8] [--json]
+Usage: bun run bench [--orders 50000] [--users 1000] [--rounds 3] [--workers N] [--concurrency 16] [--json]
 
 Needs redis-server. The emulator, Redis and the consumer are processes of their own on this machine; the CPU
 counted is the consumer's. Rates are taken between 95 % and 5 % of the queue, so that starts do not count.`;
@@ -204,7 +204,7 @@ async function main() {
       users: number("1000"),
       rounds: number("3"),
       workers: number(`${Math.min(availableParallelism(), 4)}`),
-      concurrency: number("8"),
+      concurrency: number("16"),
       bare: { type: "string" },
       json: { type: "boolean" },
       help: { type: "boolean" },
