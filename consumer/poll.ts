@@ -27,7 +27,7 @@ export interface Poller {
   done: Promise<void>;
   /** How long nothing has moved, ms; by the monotonic clock, so that a clock step is no stall. */
   sinceProgressMs(): number;
-  /** Why receives fail, once several in a row have; undefined while they succeed. */
+  /** Why polls fail, once several in a row have; undefined while they succeed. */
   failure(): string | undefined;
 }
 
@@ -44,6 +44,7 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
   let progressAt = performance.now();
   let errorsInARow = 0;
   let lastError = "";
+  let settlingFails = false;
 
   /** Counts itself out in the same turn in which it decides to end: two lanes must not both leave to the other. */
   async function lane(): Promise<void> {
@@ -66,9 +67,18 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
   }
 
   async function pollSafely(): Promise<number> {
+    let received = false;
+    const onReceived = () => {
+      received = true;
+      progressAt = performance.now();
+    };
     try {
-      return await pollOnce(parts, lanes > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS, stopping, onReceived);
+      const messages = await pollOnce(parts, lanes > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS, stopping, onReceived);
+      // An empty receive says nothing about deletes that fail.
+      if (messages > 0 || !settlingFails) afterSuccess();
+      return messages;
     } catch (error) {
+      settlingFails = received;
       if (!stopping.aborted) await afterError(error);
       return 0;
     } finally {
@@ -76,13 +86,13 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
     }
   }
 
-  function onReceived() {
-    progressAt = performance.now();
+  function afterSuccess() {
     if (errorsInARow > 0) parts.log.info({ event: "polling_recovered", errors: errorsInARow });
     errorsInARow = 0;
+    settlingFails = false;
   }
 
-  /** One line for the first error of a row; the pauses grow until a receive succeeds. */
+  /** One line for the first error of a row; the pauses grow until a poll succeeds. */
   async function afterError(error: unknown) {
     lastError = error instanceof Error ? error.message : String(error);
     if (errorsInARow++ === 0) parts.log.error({ event: "polling_failed", error });

@@ -53,9 +53,13 @@ export async function withDeadline<T>(
     abort();
   }, deadlineMs);
   signal?.addEventListener("abort", abort, { once: true });
+  // Some of a request does not hear the signal: a provider of credentials may hang before the first byte is sent.
+  const aborted = new Promise<never>((_, reject) => {
+    controller.signal.addEventListener("abort", () => reject(new Error("aborted")), { once: true });
+  });
   if (signal?.aborted) abort();
   try {
-    return await request(controller.signal);
+    return await Promise.race([request(controller.signal), aborted]);
   } catch (error) {
     throw late ? new Error(`no answer within ${deadlineMs / 1000} s`, { cause: error }) : error;
   } finally {

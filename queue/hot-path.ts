@@ -31,7 +31,8 @@ const THROTTLE_PAUSE_MS = 500;
 /** AWS refuses a signature more than five minutes off; from four on the clock is put right by the server's. */
 const SKEW_LIMIT_MS = 4 * 60_000;
 
-const THROTTLED = /Throttl|TooManyRequests|RequestLimitExceeded|SlowDown|BandwidthLimit|OverLimit/i;
+const THROTTLED =
+  /Throttl|TooManyRequests|RequestLimitExceeded|SlowDown|BandwidthLimit|OverLimit|RequestTimeout$|RequestTimeoutException/i;
 const SKEWED =
   /RequestTimeTooSkewed|InvalidSignature|RequestExpired|SignatureDoesNotMatch|RequestInTheFuture|AuthFailure/;
 
@@ -73,7 +74,7 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
     const response = await fetch(endpoint.origin, { method: "POST", headers: signed, body, signal });
     if (!response.ok) throw await toError(response);
     const text = await response.text();
-    return text === "" ? {} : JSON.parse(text);
+    return (text !== "" && JSON.parse(text)) || {};
   }
 
   async function send<Output>(action: string, input: object, signal: AbortSignal): Promise<Output> {
@@ -107,7 +108,7 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
   async function receive(input: ReceiveMessageCommandInput, signal: AbortSignal) {
     const answer = await send<Answer<ReceiveMessageCommandOutput>>("ReceiveMessage", input, signal);
     const broken = (answer.Messages ?? []).filter(({ Body = "", MD5OfBody }) => md5(Body) !== MD5OfBody);
-    if (broken.length === 0) return answer;
+    if (broken.length === 0) return decodeBinaries(answer);
     throw new Error(`Invalid MD5 checksum on messages: ${broken.map(({ MessageId }) => MessageId).join(", ")}`);
   }
 
@@ -116,6 +117,16 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
     delete: (input, signal) => send("DeleteMessageBatch", input, signal),
     changeVisibility: (input, signal) => send("ChangeMessageVisibilityBatch", input, signal),
   };
+}
+
+/** Bytes travel as base64 in JSON; sent on as they came they would be encoded twice. */
+function decodeBinaries(answer: Answer<ReceiveMessageCommandOutput>): Answer<ReceiveMessageCommandOutput> {
+  for (const { MessageAttributes = {} } of answer.Messages ?? []) {
+    for (const attribute of Object.values(MessageAttributes)) {
+      if (attribute.BinaryValue) attribute.BinaryValue = Buffer.from(`${attribute.BinaryValue}`, "base64");
+    }
+  }
+  return answer;
 }
 
 /** The endpoint that was configured; otherwise the host of the queue's URL, where AWS has it. */
@@ -135,8 +146,10 @@ interface RequestError extends Error {
 /** The service's code as name, like the SDK's errors. */
 async function toError(response: Response): Promise<RequestError> {
   const text = await response.text();
-  const { __type = "", message, Message } = parseObject(text);
-  const name = `${__type}`.split("#").at(-1) || `HTTP ${response.status}`;
+  const { __type, code, message, Message } = parseObject(text);
+  const sent = response.headers.get("x-amzn-errortype") ?? __type ?? code ?? "";
+  // com.amazonaws.sqs#Code, or Code:http://…, by the front end that answers
+  const name = `${sent}`.split(":")[0]?.split("#").at(-1) || `HTTP ${response.status}`;
   const error: RequestError = new Error(`${message ?? Message ?? (text.slice(0, 200) || "no reason given")}`);
   error.name = name;
   error.status = response.status;

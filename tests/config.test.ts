@@ -69,6 +69,7 @@ describe("readConfig()", () => {
     [{ ON_VALUE_MISMATCH: "ignore" }, /^ON_VALUE_MISMATCH must be one of correct, reject: got "ignore"$/],
     [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
     [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
+    [{ SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" }, /^SQS_QUEUE_URL must be a standard queue/],
     [{ SQS_QUEUE_NAME: "a b" }, /^SQS_QUEUE_NAME must be a queue name/],
     [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
     [{ REDIS_URL: "http://r" }, /^REDIS_URL must be a URL that begins with redis:\/\/ or rediss:\/\/$/],

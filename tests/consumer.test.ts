@@ -321,6 +321,24 @@ describe("startPolling()", () => {
     await poller.done;
   });
 
+  test("says why when deletes go on failing, though receives succeed, and pauses longer and longer", async () => {
+    await using c = await consumer({
+      queue: () => ({
+        delete: async () => {
+          throw new Error("DeleteMessageBatch failed: AccessDenied");
+        },
+      }),
+    });
+    for (let batch = 0; batch < 30; batch++) await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const poller = startPolling(c.parts, 4, c.stopping.signal);
+    await waitFor("the reason", () => poller.failure() === "DeleteMessageBatch failed: AccessDenied");
+    await Bun.sleep(2_000); // long enough for a hot loop to show
+    expect(c.calls.filter((name) => name === "receive").length).toBeLessThan(10);
+    expect(c.events()).toEqual(["polling_failed"]);
+    c.stopping.abort();
+    await poller.done;
+  });
+
   test("one lane stays when all come back without a full batch in the same moment", async () => {
     let calls = 0;
     const gates: ((messages: never[]) => void)[] = [];

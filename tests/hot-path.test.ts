@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createHash, createHmac } from "node:crypto";
+import { SendMessageCommand } from "@aws-sdk/client-sqs";
 import { SignatureV4 } from "@smithy/signature-v4";
 import fc from "fast-check";
 import { createClient } from "../queue/client.ts";
@@ -105,6 +106,11 @@ describe.each(["fetch", "sdk"])("the %s path", (kind) => {
     expect(hidden.Successful).toEqual([{ Id: "0" }]);
     expect((await path.delete({ QueueUrl, Entries: [entry(1)] }, never)).Successful).toEqual([{ Id: "1" }]);
     expect(await queue.depth()).toEqual({ visible: 1, inFlight: 0, deadLetter: 0 });
+    const sent = { DataType: "Binary", BinaryValue: new Uint8Array([1, 2, 255]) };
+    await client.send(new SendMessageCommand({ QueueUrl, MessageBody: "bytes", MessageAttributes: { sent } }));
+    const withBytes = await path.receive({ ...input, MessageAttributeNames: ["All"] }, never);
+    const [bytes] = (withBytes.Messages ?? []).filter(({ Body }) => Body === "bytes");
+    expect([...(bytes?.MessageAttributes?.sent?.BinaryValue ?? [])]).toEqual([1, 2, 255]);
     const unknown = path.receive({ ...input, QueueUrl: `${QueueUrl}-nope` }, never);
     await expect(unknown).rejects.toMatchObject({ name: "QueueDoesNotExist" });
   });
@@ -138,6 +144,11 @@ describe("the fetch path", () => {
     ["an internal error", fail(500, "InternalError")],
     ["throttling", fail(400, "RequestThrottled")],
     ["status 429", fail(429, "Whatever")],
+    [
+      "a code in a header",
+      () => Response.json({}, { status: 400, headers: { "x-amzn-errortype": "ThrottlingException:http://x" } }),
+    ],
+    ["a code of another shape", () => Response.json({ code: "RequestTimeout" }, { status: 400 })],
     ["an answer that is no JSON", () => new Response('{"Messages":[')],
   ])("asks again after %s", async (_, first) => {
     await using server = scripted(first, empty);
@@ -179,6 +190,11 @@ describe("the fetch path", () => {
     ];
     await using server = scripted(() => Response.json({ Messages }));
     await expect(server.receive()).rejects.toThrow("Invalid MD5 checksum on messages: m1");
+  });
+
+  test("an answer of null is an empty one", async () => {
+    await using server = scripted(() => new Response("null"));
+    expect(await server.receive()).toEqual({});
   });
 
   test("stops trying when aborted", async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { CreateQueueCommand, GetQueueAttributesCommand } from "@aws-sdk/client-sqs";
-import { createClient } from "../queue/client.ts";
+import { createClient, withDeadline } from "../queue/client.ts";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
 import { openQueue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
@@ -212,6 +212,13 @@ describe("the queue", () => {
     const { queue, stop } = rawServer(stalled);
     await expect(queue.receive(0, never)).rejects.toThrow("no answer within 5 s");
     stop();
+  });
+
+  test("a deadline holds for what does not hear the signal", async () => {
+    const never = new Promise<never>(() => {});
+    await expect(withDeadline(50, undefined, () => never)).rejects.toThrow("no answer within 0.05 s");
+    const stopping = AbortSignal.abort();
+    await expect(withDeadline(5_000, stopping, () => never)).rejects.toThrow();
   });
 
   test("aborting ends a long poll at once, and the next message is not handed to it", async () => {
