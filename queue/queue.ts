@@ -144,16 +144,24 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
     return failuresOf(messages, answer.Failed);
   }
 
-  async function sendBatch(url: string, Entries: SendMessageBatchRequestEntry[]) {
+  /**
+   * Answers the entries that are not in the queue for sure. What the answer does not name at all counts as one of
+   * them: the original of a dead letter is deleted next.
+   */
+  async function sendBatch(url: string, Entries: SendMessageBatchRequestEntry[]): Promise<BatchResultErrorEntry[]> {
     const command = new SendMessageBatchCommand({ QueueUrl: url, Entries });
-    return await request("SendMessageBatch", (sqs, options) => sqs.send(command, options));
+    const answer = await request("SendMessageBatch", (sqs, options) => sqs.send(command, options));
+    const { Successful = [], Failed = [] } = answer;
+    const named = new Set([...Successful, ...Failed].map(({ Id }) => Id));
+    const unnamed = Entries.filter(({ Id }) => !named.has(Id));
+    return [...Failed, ...unnamed.map(({ Id }) => ({ Id, SenderFault: false, Code: "Unconfirmed" }))];
   }
 
   /** A group that fails must not hide that others arrived: its messages are failures like those SQS names. */
   async function sendAll(url: string, messages: readonly Message[], entries: SendMessageBatchRequestEntry[]) {
     const groups = groupBySize(entries).map(async (group) => {
       try {
-        return failuresOf(messages, (await sendBatch(url, group)).Failed);
+        return failuresOf(messages, await sendBatch(url, group));
       } catch (error) {
         const failed = group.map(({ Id }) => ({
           Id,
@@ -185,8 +193,9 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
   async function send(bodies: readonly string[]) {
     const entries = bodies.map((MessageBody, index) => ({ Id: `${index}`, MessageBody }));
     for (const group of groupBySize(entries)) {
-      const { Failed } = await sendBatch(QueueUrl, group);
-      if (Failed?.length) throw new Error(`Cannot send ${Failed.length} messages: ${Failed[0]?.Message}`);
+      const failed = await sendBatch(QueueUrl, group);
+      const [first] = failed;
+      if (first) throw new Error(`Cannot send ${failed.length} messages: ${first.Message ?? first.Code}`);
     }
   }
 

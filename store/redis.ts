@@ -40,7 +40,7 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
     const args = [options.markerTtlSeconds, MAX_TOTAL_CENTS, days.length, ...days.flatMap(boardsOf), ...rows];
     const answer = await redis.recordOrders(GLOBAL_KEY, "", ...args);
     if (answer.length !== orders.length) throw new Error(`Redis answered ${answer.length} of ${orders.length} orders`);
-    return answer.map((counted) => (counted === 1 ? "recorded" : "duplicate"));
+    return answer.map(toRecorded);
   }
 
   const global = async () => toTotals(await redis.hmget(GLOBAL_KEY, "total_orders", "total_revenue"));
@@ -163,6 +163,13 @@ function withoutPassword(url: string): string {
   const shown = new URL(url);
   if (shown.password) shown.password = "…";
   return shown.href;
+}
+
+/** Anything but these two words must not let a message be deleted. */
+function toRecorded(counted: number): Recorded {
+  if (counted === 1) return "recorded";
+  if (counted === 0) return "duplicate";
+  throw new Error(`Redis answered ${counted} for an order`);
 }
 
 /** Count and decimal text, as the two hashes hold them; both absent for a key that is not there. */

@@ -177,7 +177,11 @@ describe("the queue", () => {
 
   test("the Failed list of an answer is read: those messages are answered, with the reason", async () => {
     const failed = [{ Id: "1", SenderFault: false, Code: "InternalError", Message: "try again" }];
-    const { queue, stop } = rawServer(() => Response.json({ Successful: [], Failed: failed }));
+    const sent = ["a", "", "c"].map((body, index) => ({
+      Id: `${index}`,
+      MD5OfMessageBody: new Bun.CryptoHasher("md5").update(body).digest("hex"),
+    }));
+    const { queue, stop } = rawServer(() => Response.json({ Successful: [sent[0], sent[2]], Failed: failed }));
     const messages = ["a", "b", "c"].map((id) => ({
       id,
       body: id,
@@ -191,6 +195,20 @@ describe("the queue", () => {
     const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
     expect(await queue.deadLetter(rejected)).toEqual(expected as never);
     await expect(queue.send(["a", "b"])).rejects.toThrow("Cannot send 1 messages: try again");
+    stop();
+  });
+
+  test("what the answer to a send does not name is no dead letter, and its original is not deleted", async () => {
+    const { queue, stop } = rawServer(() => Response.json({}));
+    const [a, b] = ["a", "b"].map((id) => ({ id, body: id, receiptHandle: id, sentAtMs: 0, attributes: {} }));
+    if (!a || !b) throw new Error("two messages");
+    const rejected = [a, b].map((message) => ({ message, reason: "invalid_json", errors: [] }));
+    const failures = await queue.deadLetter(rejected);
+    expect(failures.map(({ message, reason }) => [message.id, reason.split(":")[0]])).toEqual([
+      ["a", "Unconfirmed"],
+      ["b", "Unconfirmed"],
+    ]);
+    await expect(queue.send(["a"])).rejects.toThrow("Cannot send 1 messages: Unconfirmed");
     stop();
   });
 
