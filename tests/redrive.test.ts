@@ -434,7 +434,8 @@ describe("kill -9 while 2,000 messages move", () => {
         const { visible, inFlight } = await deadLetters.depth();
         return visible + inFlight;
       };
-      const target = (await left()) - 100 - Math.random() * 250;
+      // A share of what is left, not a number: a fast machine would be done before the last kill.
+      const target = Math.floor((await left()) * (0.7 + Math.random() * 0.2));
       const { child } = start(args, env);
       await waitFor("part of the messages", async () => (await left()) <= target, 30_000);
       await Bun.sleep(Math.random() * 20);
