@@ -1,11 +1,12 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import type { StoreAddress } from "./store/open.ts";
 
 /** Everything the program can be told. Made once by `readConfig`; nothing else reads the environment. */
 export interface Config {
   http: { host: string; port: number; apiKey?: string; requestsPerMinute?: number };
   queue: QueueConfig;
-  store: StoreConfig;
+  store: StoreAddress;
   consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
   log: { level: LogLevel; pretty: boolean };
 }
@@ -15,8 +16,6 @@ export type QueueConfig = (
   /** `url` names an existing queue, never created or changed; otherwise `name` is looked up and created. */
   | { kind: "sqs"; name: string; url?: string; endpoint?: string }
 ) & { client: "fetch" | "sdk" };
-
-export type StoreConfig = { kind: "sqlite"; path: string } | { kind: "redis"; url: string };
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -74,7 +73,7 @@ function readQueue(read: Reader, dir: string, problems: string[]): QueueConfig {
   return { kind: "sqs", client, name, ...(url && { url }), ...(endpoint && { endpoint }) };
 }
 
-function readStore(read: Reader, dir: string, problems: string[]): StoreConfig {
+function readStore(read: Reader, dir: string, problems: string[]): StoreAddress {
   const url = read.url("REDIS_URL", ["redis:", "rediss:"]);
   if (read.text("REDIS_CLUSTER_NODES")) {
     problems.push("REDIS_CLUSTER_NODES is not supported yet: name a single Redis with REDIS_URL");

@@ -6,7 +6,7 @@ declare module "*.sql" {
   const source: string;
   export default source;
 }
-declare module "swagger-ui-dist" {
+declare module "swagger-ui-dist/absolute-path.js" {
   /** The folder that holds the page's scripts and styles. */
-  export function absolutePath(): string;
+  export default function absolutePath(): string;
 }

@@ -3,9 +3,9 @@
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { SingleBar } from "cli-progress";
-import { readConfig, type StoreConfig } from "../config.ts";
+import { readConfig } from "../config.ts";
 import { type Audit, auditStore } from "../store/audit.ts";
-import { openStore } from "../store/open.ts";
+import { openStore, type StoreAddress } from "../store/open.ts";
 
 const FLAGS = { json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const;
 
@@ -41,7 +41,7 @@ async function audit(args: string[], env: Record<string, string | undefined>): P
   }
 }
 
-async function run(config: StoreConfig, json: boolean): Promise<number> {
+async function run(config: StoreAddress, json: boolean): Promise<number> {
   const startedMs = performance.now();
   const store = await open(config);
   try {
@@ -61,12 +61,12 @@ async function run(config: StoreConfig, json: boolean): Promise<number> {
   }
 }
 
-/** The store as it is: a file that is not there is not made. Nothing is recorded, so no marker needs a time to live. */
-async function open(config: StoreConfig) {
+/** The store as it is: a file that is not there is not made. */
+async function open(config: StoreAddress) {
   if (config.kind === "sqlite" && !existsSync(config.path)) {
     throw new Error(`There is no store at ${config.path}: check DATA_DIR and REDIS_URL`);
   }
-  return await openStore({ ...config, markerTtlSeconds: 0 });
+  return await openStore(config);
 }
 
 function report({ users, days, boards, orders, cents, differences }: Audit, seconds: number, json: boolean) {

@@ -1,5 +1,5 @@
 import { boardsOf, isDay } from "./periods.ts";
-import type { Totals, WholeStore } from "./store.ts";
+import { bySpend, MAX_TOP, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 
 export type Audit = Awaited<ReturnType<typeof auditStore>>;
 
@@ -9,7 +9,7 @@ const NOTHING: Totals = { orders: 0, cents: 0 };
 
 /**
  * Proves, in orders and in cents, that the days and the users add up to the total, every board to its days, and the year
- * boards to each user's own totals. Answers the first differences, and whether orders were counted meanwhile (`moved`):
+ * boards to each user's own totals; and that each board's first users are the first. Answers the first differences, and whether orders were counted meanwhile (`moved`):
  * what was read is then of no one moment. `onOrders` hears the orders of each page of a board, four times the total in all.
  */
 export async function auditStore(store: WholeStore, onOrders: (orders: number) => void) {
@@ -24,8 +24,7 @@ export async function auditStore(store: WholeStore, onOrders: (orders: number) =
   const totals = await store.daily(days);
   compare("sum of the days", inWords(global), inWords(totals.reduce(add, NOTHING)));
 
-  const sizes = await store.boards();
-  const boards = new Map([...sizes.keys()].map((board) => [board, NOTHING]));
+  const boards = new Map((await store.boards()).map((board) => [board, NOTHING]));
   for (const [index, day] of days.entries()) {
     compare(`day ${day}`, "a date", isDay(day) ? "a date" : "none");
     for (const board of isDay(day) ? boardsOf(day) : [])
@@ -43,19 +42,22 @@ export async function auditStore(store: WholeStore, onOrders: (orders: number) =
   return { ...global, users, days: days.length, boards: boards.size, moved, differences };
 
   async function auditBoard(board: string, total: Totals) {
-    let [sum, spending, ordering] = [NOTHING, 0, 0];
+    let [sum, idle, first]: [Totals, number, UserTotals[]] = [NOTHING, 0, []];
     for await (const page of store.userIds(board)) {
       const places = await store.places(board, page);
       const ofPage = places.reduce(add, NOTHING);
       sum = add(sum, ofPage);
-      spending += page.length;
-      ordering += places.filter(({ orders }) => orders > 0).length;
+      idle += places.filter(({ orders }) => orders === 0).length;
+      const users = places.map((place, index) => ({ userId: page[index] as string, ...place }));
+      first = [...first, ...users].sort(bySpend).slice(0, MAX_TOP);
       if (years.includes(board)) await auditUsers(page, years.indexOf(board));
       onOrders(ofPage.orders);
     }
     compare(`board ${board}`, inWords(total), inWords(sum));
-    const size = sizes.get(board) ?? 0;
-    compare(`users of board ${board}`, `${size}, ${size} with orders`, `${spending}, ${ordering} with orders`);
+    compare(`users without orders on board ${board}`, "0", `${idle}`);
+    const top = await store.top(board, MAX_TOP);
+    for (let rank = 0; rank < Math.max(first.length, top.length); rank++)
+      compare(`rank ${rank + 1} of board ${board}`, asRank(first[rank]), asRank(top[rank]));
   }
 
   /**
@@ -79,3 +81,4 @@ export async function auditStore(store: WholeStore, onOrders: (orders: number) =
 
 const add = (a: Totals, b: Totals): Totals => ({ orders: a.orders + b.orders, cents: a.cents + b.cents });
 const inWords = ({ orders, cents }: Totals) => `${orders} orders, ${(cents / 100).toFixed(2)}`;
+const asRank = (user: UserTotals | undefined) => (user ? `${user.userId}, ${inWords(user)}` : "nobody");

@@ -2,7 +2,17 @@ import { Redis, type Result } from "ioredis";
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
 import { adviseOn } from "./redis-advice.ts";
-import { MAX_TOTAL_CENTS, type Order, type Recorded, type Totals, type UserTotals, type WholeStore } from "./store.ts";
+import {
+  bySpend,
+  MARKER_WINDOW_SECONDS,
+  MAX_TOP,
+  MAX_TOTAL_CENTS,
+  type Order,
+  type Recorded,
+  type Totals,
+  type UserTotals,
+  type WholeStore,
+} from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
 
 /** A healthy Redis answers in milliseconds; a command without an answer for five seconds meets a hung server. */
@@ -14,14 +24,16 @@ const GLOBAL_KEY = "global:stats";
 const DAYS_KEY = "orders:days";
 const userKey = (userId: string) => `user:${userId}`;
 const boardKey = (board: string) => `orders:board:${board}`;
-const countsKey = (board: string) => `${boardKey(board)}:orders`;
+const topKey = (board: string) => `orders:top:${board}`;
+/** ARGV[1] to [4] of the script. */
+const LIMITS = ["", MARKER_WINDOW_SECONDS, MAX_TOTAL_CENTS, MAX_TOP] as const;
 /** Users that an audit reads at a time: a millisecond of Redis, so that orders do not wait longer for it. */
 const PAGE = 1_000;
 
 declare module "ioredis" {
   interface RedisCommander<Context> {
-    recordOrders(global: string, ...args: (string | number)[]): Result<number[], Context>;
-    topUsers(board: string, orders: string, n: number): Result<string[], Context>;
+    recordOrders(global: string, ...args: (string | number)[]): Result<string, Context>;
+    topUsers(board: string, top: string, n: number, unranked: number): Result<[number, string[]], Context>;
   }
 }
 
@@ -30,17 +42,25 @@ declare module "ioredis" {
  * Rejects with one sentence when Redis cannot be reached now; later outages reject the calls made meanwhile,
  * at once, and end by themselves.
  */
-export async function openRedisStore(options: { url: string; markerTtlSeconds: number }): Promise<WholeStore> {
-  const redis = await connect(options.url);
+export async function openRedisStore({ url }: { url: string }): Promise<WholeStore> {
+  const redis = await connect(url);
 
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
     if (orders.length === 0) return [];
-    const days = [...new Set(orders.map(({ day }) => day))];
-    const rows = orders.flatMap(({ id, userId, cents, day }) => [id, userId, cents, days.indexOf(day) + 1]);
-    const args = [options.markerTtlSeconds, MAX_TOTAL_CENTS, days.length, ...days.flatMap(boardsOf), ...rows];
-    const answer = await redis.recordOrders(GLOBAL_KEY, "", ...args);
+    const days: string[] = [];
+    const rows: (string | number)[] = [];
+    for (const { id, userId, cents, day } of orders) {
+      if (!days.includes(day)) days.push(day);
+      rows.push(...digestOf(id), userId, cents, days.indexOf(day) + 1);
+    }
+    const answer = await redis.recordOrders(
+      GLOBAL_KEY,
+      ...LIMITS,
+      JSON.stringify(days.map(boardsOf)),
+      JSON.stringify(rows),
+    );
     if (answer.length !== orders.length) throw new Error(`Redis answered ${answer.length} of ${orders.length} orders`);
-    return answer.map(toRecorded);
+    return Array.from(answer, toRecorded);
   }
 
   const global = async () => toTotals(await redis.hmget(GLOBAL_KEY, "total_orders", "total_revenue"));
@@ -48,27 +68,24 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
   const user = async (userId: string) => toTotals(await redis.hmget(userKey(userId), "order_count", "total_spend"));
 
   async function top(board: string, n: number): Promise<UserTotals[]> {
-    const rows = await redis.topUsers(boardKey(board), countsKey(board), n);
-    return Array.from({ length: rows.length / 3 }, (_, index) => {
-      const [userId = "", negativeCents, orders] = rows.slice(index * 3, index * 3 + 3);
-      return { userId, orders: Number(orders), cents: Math.abs(Number(negativeCents)) };
-    });
+    const [ranked, rows] = await redis.topUsers(boardKey(board), topKey(board), n, MAX_TOP);
+    const users = Array.from({ length: rows.length / 2 }, (_, index) => ({
+      userId: rows[index * 2] ?? "",
+      ...toSums(rows[index * 2 + 1]),
+    }));
+    return ranked ? users : users.sort(bySpend).slice(0, n);
   }
 
   async function daily(days: readonly string[]): Promise<Totals[]> {
     if (days.length === 0) return [];
-    const values = await redis.hmget(DAYS_KEY, ...days.flatMap((day) => [`d:${day}:orders`, `d:${day}:cents`]));
-    return days.map((_, index) => ({
-      orders: Number(values[index * 2] ?? 0),
-      cents: Number(values[index * 2 + 1] ?? 0),
-    }));
+    return (await redis.hmget(DAYS_KEY, ...days.map((day) => `d:${day}`))).map(toSums);
   }
 
   // The record script without orders writes one key: a replica, a full memory, a failed disk and a user without
   // the right to run scripts all answer PING.
   async function check() {
     try {
-      await redis.recordOrders(GLOBAL_KEY, "", options.markerTtlSeconds, MAX_TOTAL_CENTS, 0);
+      await redis.recordOrders(GLOBAL_KEY, ...LIMITS, "[]", "[]");
     } catch (error) {
       throw new Error(`Redis takes no orders: ${reasonOf(error)}`, { cause: error });
     }
@@ -78,35 +95,31 @@ export async function openRedisStore(options: { url: string; markerTtlSeconds: n
 
   const close = async () => redis.disconnect();
 
-  const days = async () => [
-    ...new Set((await redis.hkeys(DAYS_KEY)).map((field) => field.replace(/^d:|:(orders|cents)$/g, ""))),
-  ];
+  const days = async () => (await redis.hkeys(DAYS_KEY)).map((field) => field.slice("d:".length));
 
-  async function boards(): Promise<Map<string, number>> {
-    const boards = new Map<string, number>();
-    for await (const names of namesLike(boardKey))
-      for (const name of names.map((name) => name.replace(/:orders$/, "")))
-        if (!boards.has(name)) boards.set(name, await redis.hlen(countsKey(name)));
-    return boards;
+  async function boards(): Promise<string[]> {
+    const boards = new Set<string>();
+    for (const keyOf of [boardKey, topKey]) {
+      for await (const names of namesLike(keyOf)) for (const name of names) boards.add(name);
+    }
+    return [...boards];
   }
 
   async function* userIds(board?: string) {
     if (board === undefined) return yield* namesLike(userKey);
-    for (let at = 0, size = PAGE; size === PAGE; at += PAGE) {
-      const page = await redis.zrange(boardKey(board), at, `${at + PAGE - 1}`);
-      size = page.length;
-      yield page;
+    const known = new Set<string>();
+    const pages: AsyncIterable<string[]> = redis.hscanStream(boardKey(board), { count: PAGE });
+    for await (const fields of pages) {
+      // A scan may come by a user twice. Every other field is a value.
+      const page = fields.filter((userId, index) => index % 2 === 0 && !known.has(userId));
+      for (const userId of page) known.add(userId);
+      yield [...new Set(page)];
     }
   }
 
   async function places(board: string, userIds: readonly string[]): Promise<Totals[]> {
     if (userIds.length === 0) return [];
-    const reads = [redis.zmscore(boardKey(board), ...userIds), redis.hmget(countsKey(board), ...userIds)];
-    const [scores = [], counts = []] = await Promise.all(reads);
-    return scores.map((score, index) => ({
-      orders: score === null ? 0 : Number(counts[index]),
-      cents: -Number(score),
-    }));
+    return (await redis.hmget(boardKey(board), ...userIds)).map(toSums);
   }
 
   /** The names that there are keys for: SCAN misses none and may repeat some. */
@@ -128,6 +141,8 @@ async function connect(url: string): Promise<Redis> {
     // While Redis is away a call fails at once: the caller holds its messages, Redis's client should not.
     enableOfflineQueue: false,
     enableAutoPipelining: true,
+    // A worker has one script on its way at a time, and nothing to gather for it.
+    autoPipeliningIgnoredCommands: ["recordOrders"],
     retryStrategy: (attempt) => Math.min(attempt * 50, MAX_RECONNECT_PAUSE_MS),
     // After a failover the old master answers READONLY for as long as the connection to it lives.
     reconnectOnError: (error) => error.message.startsWith("READONLY"),
@@ -166,10 +181,26 @@ function withoutPassword(url: string): string {
 }
 
 /** Anything but these two words must not let a message be deleted. */
-function toRecorded(counted: number): Recorded {
-  if (counted === 1) return "recorded";
-  if (counted === 0) return "duplicate";
+function toRecorded(counted: string): Recorded {
+  if (counted === "1") return "recorded";
+  if (counted === "0") return "duplicate";
   throw new Error(`Redis answered ${counted} for an order`);
+}
+
+const digest = new Uint8Array(32);
+const halves = new BigInt64Array(digest.buffer, 0, 2);
+const rest = new Uint32Array(digest.buffer, 16, 1);
+
+/** What the marker of an order id is made of: two halves of 128 bits of its SHA-256, and what chooses its set. */
+function digestOf(id: string): [string, string, number] {
+  Bun.SHA256.hash(id, digest);
+  return [`${halves[0]}`, `${halves[1]}`, rest[0] as number];
+}
+
+/** "orders cents", as the store's own hashes hold them. */
+function toSums(text: string | null | undefined): Totals {
+  const [orders, cents] = (text ?? "0 0").split(" ");
+  return { orders: Number(orders), cents: Number(cents) };
 }
 
 /** Count and decimal text, as the two hashes hold them; both absent for a key that is not there. */

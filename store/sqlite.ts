@@ -3,7 +3,15 @@ import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { boardsOf } from "./periods.ts";
 import schema from "./schema.sql" with { type: "text" };
-import { MAX_TOTAL_CENTS, type Order, type Recorded, type Totals, type UserTotals, type WholeStore } from "./store.ts";
+import {
+  MARKER_WINDOW_SECONDS,
+  MAX_TOTAL_CENTS,
+  type Order,
+  type Recorded,
+  type Totals,
+  type UserTotals,
+  type WholeStore,
+} from "./store.ts";
 
 /** The longest a writer waits for another one; a batch takes a millisecond, so this is met only by a stuck process. */
 const BUSY_TIMEOUT_MS = 5_000;
@@ -16,8 +24,8 @@ const PAGE = 1_000;
 const NOTHING: Totals = { orders: 0, cents: 0 };
 
 /** The embedded store: one SQLite file that several threads and processes may share. */
-export function openSqliteStore(options: { path: string; markerTtlSeconds: number }): WholeStore {
-  const db = openDatabase(options.path);
+export function openSqliteStore({ path }: { path: string }): WholeStore {
+  const db = openDatabase(path);
   const write = prepareWrites(db);
   const oneTotal = db.prepare<Totals, [string]>("SELECT orders, cents FROM totals WHERE scope = ?");
   const oneUser = db.prepare<Totals, [string]>("SELECT orders, cents FROM users WHERE user_id = ?");
@@ -25,7 +33,7 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
     "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? ORDER BY cents DESC, user_id LIMIT ?",
   );
   const allDays = db.prepare<{ day: string }, [string]>("SELECT scope AS day FROM totals WHERE scope <> ?");
-  const allBoards = db.prepare("SELECT board, COUNT(*) FROM boards GROUP BY board");
+  const allBoards = db.prepare<{ board: string }, []>("SELECT DISTINCT board FROM boards");
   const usersOfBoard = db.prepare<{ user_id: string }, [string]>("SELECT user_id FROM boards WHERE board = ?");
   const allUsers = db.prepare<{ user_id: string }, []>("SELECT user_id FROM users");
   const onePlace = db.prepare<Totals, [string, string]>(
@@ -34,7 +42,7 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
 
   function recordOne(order: Order, now: number): Recorded {
     const { id, userId, cents, day } = order;
-    if (write.marker.run(id, now + options.markerTtlSeconds).changes === 0) return "duplicate";
+    if (write.marker.run(id, now + MARKER_WINDOW_SECONDS).changes === 0) return "duplicate";
     for (const board of boardsOf(day)) write.board.run(board, userId, cents);
     write.user.run(userId, cents);
     write.total.run(day, cents);
@@ -73,7 +81,7 @@ export function openSqliteStore(options: { path: string; markerTtlSeconds: numbe
   const close = async () => db.close();
 
   const days = async () => allDays.all(GLOBAL).map(({ day }) => day);
-  const boards = async () => new Map(allBoards.values() as [string, number][]);
+  const boards = async () => allBoards.all().map(({ board }) => board);
 
   async function* userIds(board?: string) {
     let page: string[] = [];

@@ -22,8 +22,22 @@ export interface Totals {
  */
 export const MAX_TOTAL_CENTS = 7_000_000_000_000_000;
 
+/**
+ * How long an order id is remembered at least, so that no copy SQS may still deliver is counted again: a message lives
+ * for at most 14 days (AWS), a redrive from the dead-letter queue starts that once more, and a day is for clocks.
+ */
+export const MARKER_WINDOW_SECONDS = (2 * 14 + 1) * 24 * 3600;
+
+/** The most users that one read of a board may ask for. */
+export const MAX_TOP = 1000;
+
 export interface UserTotals extends Totals {
   userId: string;
+}
+
+/** The order of a board: most spend first, ties by user id in UTF-8 byte order. */
+export function bySpend(a: UserTotals, b: UserTotals): number {
+  return b.cents - a.cents || Buffer.compare(Buffer.from(a.userId), Buffer.from(b.userId));
 }
 
 /** `duplicate`: the order id was counted before, in this batch or any earlier one. */
@@ -38,7 +52,7 @@ export interface Store {
   global(): Promise<Totals>;
   /** Zeros for a user without orders. */
   user(userId: string): Promise<Totals>;
-  /** The first `n` of a board: most spend first, ties by user id in UTF-8 byte order. O(log users + n). */
+  /** The first `n` (at most `MAX_TOP`) of a board, as `bySpend` has them. */
   top(board: string, n: number): Promise<UserTotals[]>;
   /** One total per day asked for (`YYYY-MM-DD`), zeros included. */
   daily(days: readonly string[]): Promise<Totals[]>;
@@ -53,10 +67,10 @@ export interface Store {
 export interface WholeStore extends Store {
   /** Every day that has orders. */
   days(): Promise<string[]>;
-  /** Every board there is, and how many users have an order count on it. */
-  boards(): Promise<Map<string, number>>;
-  /** Who has a spend on the board: each once, while no orders are counted. Without a board: all users, some repeated. */
+  /** Every board there is. */
+  boards(): Promise<string[]>;
+  /** Who is on the board, each once. Without a board: all users, some repeated. */
   userIds(board?: string): AsyncIterable<string[]>;
-  /** What each of the users has on the board, zeros included. No orders where there is only a spend or only a count. */
+  /** What each of the users has on the board, zeros included. */
   places(board: string, userIds: readonly string[]): Promise<Totals[]>;
 }

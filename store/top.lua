@@ -1,15 +1,13 @@
--- The first users of a board with what they spent and ordered, read at one moment.
--- KEYS[1]  board, a sorted set of negative cents   KEYS[2]  its hash of order counts
--- ARGV[1]  how many users
--- Returns  user id, negative cents, orders; and so on
-local rows = redis.call("ZRANGE", KEYS[1], 0, tonumber(ARGV[1]) - 1, "WITHSCORES")
-if #rows == 0 then return {} end
-local users, answer = {}, {}
-for at = 1, #rows, 2 do users[#users + 1] = rows[at] end
-local orders = redis.call("HMGET", KEYS[2], unpack(users))
-for index, user in ipairs(users) do
-  answer[#answer + 1] = user
-  answer[#answer + 1] = rows[index * 2]
-  answer[#answer + 1] = orders[index]
+-- The first users of a board with what they ordered and spent, read at one moment.
+-- KEYS[1]  the board, a hash of "orders cents"   KEYS[2]  sorted set of its first users, by negative cents
+-- ARGV[1]  how many users   ARGV[2]  the most users of a board that is not in a sorted set
+-- Returns  1 and the first, in their order, or 0 and all users of a small board, in none: user id, "orders cents"; and so on
+if redis.call("HLEN", KEYS[1]) <= tonumber(ARGV[2]) then return { 0, redis.call("HGETALL", KEYS[1]) } end
+local first, users, answer = redis.call("ZRANGE", KEYS[2], 0, tonumber(ARGV[1]) - 1, "WITHSCORES"), {}, {}
+if #first == 0 then return { 1, answer } end
+for index = 1, #first, 2 do users[#users + 1] = first[index] end
+for index, sums in ipairs(redis.call("HMGET", KEYS[1], unpack(users))) do
+  local orders = string.match(sums or "0", "^%d+")
+  answer[2 * index - 1], answer[2 * index] = users[index], orders .. " " .. string.sub(first[2 * index], 2)
 end
-return answer
+return { 1, answer }

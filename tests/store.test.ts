@@ -1,11 +1,22 @@
+import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { joinBatches } from "../store/join.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { boardsOf } from "../store/periods.ts";
-import { MAX_TOTAL_CENTS, type Order, type Store } from "../store/store.ts";
+import { shareReads } from "../store/share.ts";
+import {
+  MAX_TOTAL_CENTS,
+  type Order,
+  type Recorded,
+  type Store,
+  type Totals,
+  type UserTotals,
+  MARKER_WINDOW_SECONDS as WINDOW,
+} from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
@@ -21,8 +32,8 @@ beforeAll(async () => {
 afterAll(() => redisServer.stop());
 
 const addresses: Record<string, () => StoreAddress> = {
-  redis: () => ({ kind: "redis", url: redisServer.freshUrl(), markerTtlSeconds: 1000 }),
-  sqlite: () => ({ kind: "sqlite", path: join(temporaryFolder(), "orders.db"), markerTtlSeconds: 1000 }),
+  redis: () => ({ kind: "redis", url: redisServer.freshUrl() }),
+  sqlite: () => ({ kind: "sqlite", path: join(temporaryFolder(), "orders.db") }),
 };
 
 /** Two stores on the same fresh data, as two workers have them. */
@@ -74,6 +85,8 @@ function expectedState(orders: readonly Order[]) {
   ]);
   return { global: global.all, users, days, boards: Object.fromEntries(ranked) };
 }
+
+const ranked = (orders: readonly Order[]) => Object.values(expectedState(orders).boards)[0] as UserTotals[];
 
 describe.each(Object.keys(addresses))("%s", (kind) => {
   test("an empty store answers zeros", async () => {
@@ -146,6 +159,39 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     const top = await store.top("d:2024-12-13", 1000);
     expect(top.map(({ userId }) => userId)).toEqual(["rich", ...bytes]);
     expect(await store.top("d:2024-12-13", 3)).toEqual(top.slice(0, 3));
+  });
+
+  test("top() is right for more users than it can answer, whoever grows when", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    // Ties at every rank, users that come in late from far behind, and one with nothing spent.
+    const orders = Array.from({ length: 6000 }, (_, index) => {
+      const number = (index * 7919) % 1733;
+      return order({ userId: `U${number}`, cents: ((number * 31) % 50) * 100 * (index > 4000 ? number % 5 : 1) });
+    });
+    for (let at = 0; at < orders.length; at += 60) {
+      await (at % 120 === 0 ? store : other).record(orders.slice(at, at + 60));
+      if (at % 600 === 0)
+        expect(await store.top("d:2024-12-13", 20)).toEqual(ranked(orders.slice(0, at + 60)).slice(0, 20));
+    }
+    for (const board of boardsOf("2024-12-13"))
+      expect(await store.top(board, 1000)).toEqual(ranked(orders).slice(0, 1000));
+  });
+
+  test("top() lets a user in who ties with the last of the first thousand and comes before them", async () => {
+    await using opened = await twoStores(kind);
+    const [store] = opened.stores;
+    const orders = Array.from({ length: 1100 }, (_, index) => order({ userId: `U${index + 1000}`, cents: 100 }));
+    for (let at = 0; at < orders.length; at += 100) await store.record(orders.slice(at, at + 100));
+    const late = [
+      order({ userId: "A", cents: 60 }),
+      order({ userId: "A", cents: 40 }),
+      order({ userId: "Z", cents: 100 }),
+    ];
+    for (const each of late) await store.record([each]);
+    const top = await store.top("d:2024-12-13", 1000);
+    expect(top[0]).toEqual({ userId: "A", orders: 2, cents: 100 });
+    expect(top).toEqual(ranked([...orders, ...late]).slice(0, 1000));
   });
 
   test("ids with any characters neither collide with each other nor with the store's own names", async () => {
@@ -242,10 +288,102 @@ test("both stores answer the same to the same orders", async () => {
   expect(await wholeState(redis.stores[0], orders)).toEqual(await wholeState(sqlite.stores[0], orders));
 });
 
+describe("joinBatches()", () => {
+  /** A record that answers when it is told to, and notes the sizes of its calls. */
+  function heldRecord(store: Store) {
+    const sizes: number[] = [];
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const record = joinBatches(async (orders) => {
+      sizes.push(orders.length);
+      await held;
+      return await store.record(orders);
+    });
+    return { record, release, sizes };
+  }
+
+  test("what comes while a call is on its way goes in one call, and each batch has its own answers", async () => {
+    await using opened = await twoStores("redis");
+    const { record, release, sizes } = heldRecord(opened.stores[0]);
+    const [a, b, c] = [order(), order(), order()];
+    const answers = [[a], [b, a], [], [c, b, c]].map((orders) => record(orders));
+    release();
+    const expected = [["recorded"], ["recorded", "duplicate"], [], ["recorded", "duplicate", "duplicate"]];
+    expect(await Promise.all(answers)).toEqual(expected as Recorded[][]);
+    expect(sizes).toEqual([1, 5]);
+    expect(await record([c])).toEqual(["duplicate"]);
+  });
+
+  test("a call that fails rejects all its batches, and the next one is tried", async () => {
+    await using opened = await twoStores("redis");
+    const { record, release, sizes } = heldRecord(opened.stores[0]);
+    const [good, too] = [order(), order({ cents: MAX_TOTAL_CENTS })];
+    const first = record([order()]);
+    const joined = Promise.allSettled([record([good]), record([too])]);
+    release();
+    await first;
+    expect((await joined).map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    expect(await record([good])).toEqual(["recorded"]);
+    expect(sizes).toEqual([1, 2, 1]);
+  });
+});
+
+describe("shareReads()", () => {
+  test("identical reads at one moment are one read, others and later ones are not", async () => {
+    await using opened = await twoStores("redis");
+    const [store] = opened.stores;
+    await store.record([order(), order({ userId: "U2" })]);
+    const reads: unknown[][] = [];
+    const noted =
+      <A extends unknown[], T>(name: string, read: (...args: A) => Promise<T>) =>
+      (...args: A) => {
+        reads.push([name, ...args]);
+        return read(...args);
+      };
+    const shared = shareReads({ ...store, user: noted("user", store.user), top: noted("top", store.top) });
+    const answers = await Promise.all([
+      shared.user("U1"),
+      shared.user("U1"),
+      shared.user("U2"),
+      shared.top("y:2024", 1),
+    ]);
+    expect(answers[0]).toEqual({ orders: 1, cents: 1000 });
+    expect(answers[1]).toEqual(answers[0] as Totals);
+    expect(await shared.top("y:2024", 11)).toHaveLength(2);
+    await shared.user("U1");
+    expect(reads).toEqual([
+      ["user", "U1"],
+      ["user", "U2"],
+      ["top", "y:2024", 1],
+      ["top", "y:2024", 11],
+      ["user", "U1"],
+    ]);
+  });
+
+  test("a read that fails fails for all who share it, and for nobody after", async () => {
+    await using opened = await twoStores("redis");
+    const [store] = opened.stores;
+    let broken = true;
+    const shared = shareReads({
+      ...store,
+      global: async () => {
+        if (broken) throw new Error("no Redis");
+        return await store.global();
+      },
+    });
+    const failing = await Promise.allSettled([shared.global(), shared.global()]);
+    expect(failing.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    broken = false;
+    expect(await shared.global()).toEqual({ orders: 0, cents: 0 });
+  });
+});
+
 describe("redis", () => {
   test("the two public hashes hold counts and decimal text", async () => {
     const url = redisServer.freshUrl();
-    const store = await openStore({ kind: "redis", url, markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
     await store.record([order({ cents: 320_070, userId: "U5678" }), order({ cents: 5, userId: "U5678" })]);
     expect(await redis.hgetall("user:U5678")).toEqual({ order_count: "2", total_spend: "3200.75" });
@@ -254,23 +392,114 @@ describe("redis", () => {
     await store.close();
   });
 
-  test("markers, and nothing else, expire after the window", async () => {
+  test("markers, and nothing else, expire, and not before the window is over", async () => {
     const url = redisServer.freshUrl();
-    const store = await openStore({ kind: "redis", url, markerTtlSeconds: 777_600 });
+    const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
-    await store.record([order({ id: "m1" })]);
+    await store.record([order()]);
+    const [marker = "", ...others] = await redis.keys("orders:seen:*");
+    expect(others).toEqual([]);
     for (const key of await redis.keys("*")) {
-      const ttl = await redis.ttl(key);
-      if (key === "orders:seen:m1") expect(ttl).toBeWithin(777_590, 777_601);
-      else expect(ttl).toBe(-1);
+      if (key === marker) expect(await redis.ttl(key)).toBeWithin(2 * WINDOW - 10, 2 * WINDOW + 1);
+      else expect(await redis.ttl(key)).toBe(-1);
     }
     redis.disconnect();
     await store.close();
   });
 
+  /** The marker layers as the store lists them, and a way to set them back in time. */
+  async function layersOf(redis: Redis) {
+    const words = ((await redis.get("orders:seen")) ?? "").split(" ").map(Number);
+    const at = (index: number) => words.slice(index * 4, index * 4 + 4) as [number, number, number, number];
+    const layers = Array.from({ length: words.length / 4 }, (_, index) => at(index));
+    const age = (seconds: number) =>
+      redis.set(
+        "orders:seen",
+        layers.map(([number, sets, began, begun]) => [number, sets, began, begun - seconds].join(" ")).join(" "),
+      );
+    return { layers, age };
+  }
+
+  test("an order id is known until a whole window after its layer has ended", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const old = order();
+    await store.record([old]);
+    await (await layersOf(redis)).age(WINDOW);
+    const next = order();
+    expect(await store.record([old, next])).toEqual(["duplicate", "recorded"]);
+    const { layers, age } = await layersOf(redis);
+    expect(layers.map(([number]) => number)).toEqual([1, 2]);
+    await age(WINDOW - 5);
+    expect(await store.record([old, next])).toEqual(["duplicate", "duplicate"]);
+    // Now the first layer ended a window ago.
+    await (await layersOf(redis)).age(5);
+    expect(await store.record([next, order()])).toEqual(["duplicate", "recorded"]);
+    expect((await layersOf(redis)).layers.map(([number]) => number)).toEqual([2, 3]);
+    expect(await store.record([old])).toEqual(["recorded"]);
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("a layer that is full is followed by a larger one, and its ids stay known", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const orders = Array.from({ length: 300 }, () => order());
+    await store.record(orders.slice(0, 100));
+    // As it is when the layer has begun long ago: 1024 sets of 192 ids are full.
+    const [[number, sets, , at] = [0, 0, 0, 0]] = (await layersOf(redis)).layers;
+    await redis.set("orders:seen", [number, sets, 100 - 192 * 1024, at].join(" ").replace("-", ""));
+    await redis.hset("global:stats", "total_orders", 192 * 1024 * 2);
+    await store.record(orders.slice(100, 200));
+    expect((await layersOf(redis)).layers.map(([number, sets]) => [number, sets])).toEqual([
+      [1, 1024],
+      [2, 32_768],
+    ]);
+    const answers = await store.record(orders);
+    expect(answers.slice(0, 200)).toEqual(Array(200).fill("duplicate"));
+    expect(answers.slice(200)).toEqual(Array(100).fill("recorded"));
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("a marker is a set of integers, 8 bytes each, at every size", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    for (let batch = 0; batch < 100; batch++) await store.record(Array.from({ length: 1000 }, () => order()));
+    const keys = await redis.keys("orders:seen:*");
+    expect(keys).toHaveLength(1024);
+    for (const key of keys) expect(await redis.object("ENCODING", key)).toBe("intset");
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("no more than the first thousand of a board are kept in order", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    for (let batch = 0; batch < 3; batch++)
+      await store.record(
+        Array.from({ length: 600 }, (_, index) => order({ userId: `U${batch}-${index}`, cents: batch })),
+      );
+    expect(await redis.zcard("orders:top:y:2024")).toBe(1000);
+    expect(await redis.hlen("orders:board:y:2024")).toBe(1800);
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("record() refuses more than 1000 orders at once, and counts none", async () => {
+    const store = await openStore({ kind: "redis", url: redisServer.freshUrl() });
+    await expect(store.record(Array.from({ length: 1001 }, () => order()))).rejects.toThrow("at most 1000 orders");
+    expect(await store.global()).toEqual({ orders: 0, cents: 0 });
+    await store.close();
+  });
+
   test("record() writes nothing when a key it needs holds something else", async () => {
     const url = redisServer.freshUrl();
-    const store = await openStore({ kind: "redis", url, markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
     await redis.set("user:U2", "somebody else's");
     await expect(store.record([order({ userId: "U1" }), order({ userId: "U2" })])).rejects.toThrow("WRONGTYPE");
@@ -284,13 +513,16 @@ describe("redis", () => {
   test.each([
     ["a count that is no number", ["HSET", "global:stats", "total_orders", "many"]],
     ["an amount that is no amount", ["HSET", "user:U2", "total_spend", "1e3"]],
-    ["a user's count that is no number", ["HSET", "user:U2", "order_count", "x"]],
+    ["a user's count that is no number", ["HSET", "user:U2", "order_count", "nan"]],
+    ["a user's count that is no integer", ["HSET", "user:U2", "order_count", "1.5"]],
     ["a board of another type", ["SET", "orders:board:y:2024", "x"]],
-    ["counts of a board of another type", ["SET", "orders:board:w:2024-W50:orders", "x"]],
+    ["the first users of a board of another type", ["SET", "orders:top:w:2024-W50", "x"]],
+    ["a board with what is not orders and cents", ["HSET", "orders:board:m:2024-12", "U2", "12"]],
+    ["markers that are not listed as they should be", ["HSET", "orders:seen", "x", "y"]],
     ["days of another type", ["SET", "orders:days", "x"]],
   ])("record() writes nothing where Redis holds %s", async (_, [name = "", ...args]) => {
     const url = redisServer.freshUrl();
-    const store = await openStore({ kind: "redis", url, markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
     await redis.call(name, ...args);
     const before = (await redis.keys("*")).sort();
@@ -300,9 +532,70 @@ describe("redis", () => {
     await store.close();
   });
 
+  test.each([
+    ["a command of the script", "+@all -@keyspace"],
+    ["the user keys", "+@all %RW~orders:* %RW~global:* %R~user:*"],
+    ["the boards", "+@all %RW~orders:seen* %RW~orders:check %RW~orders:days %R~orders:* %RW~global:* %RW~user:*"],
+  ])("a Redis user without the right to %s counts nothing and is told", async (_, rights) => {
+    const server = await startRedisServer();
+    const redis = new Redis(server.port);
+    await redis.call(
+      "ACL",
+      "SETUSER",
+      "shop",
+      "on",
+      ">pw",
+      rights.includes("~") ? "resetkeys" : "~*",
+      ...rights.split(" "),
+    );
+    const store = await openStore({ kind: "redis", url: server.freshUrl().replace("//", "//shop:pw@") });
+    await expect(store.check()).rejects.toThrow(/Redis takes no orders: .*this needs the right to/);
+    await expect(store.record([order()])).rejects.toThrow("this needs the right to");
+    expect(await redis.dbsize()).toBe(0);
+    redis.disconnect();
+    await store.close();
+    await server.stop();
+  });
+
+  test("a batch that meets a marker set of another type leaves no markers, and counts when it is mended", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const orders = Array.from({ length: 50 }, () => order());
+    const last = orders.at(-1) as Order;
+    await store.record([last]);
+    const [key = ""] = await redis.keys("orders:seen:*");
+    const members = await redis.smembers(key);
+    await redis.set(key, "somebody else's");
+    await expect(store.record(orders)).rejects.toThrow(`${key}: WRONGTYPE`);
+    await redis.del(key);
+    await redis.sadd(key, ...members);
+    expect(await store.record(orders)).toEqual([...Array(49).fill("recorded"), "duplicate"]);
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("a store that has lost the list of its markers takes no orders, rather than count old ones again", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const counted = order();
+    await store.record([counted]);
+    const list = (await redis.get("orders:seen")) ?? "";
+    for (const lost of ["", "garbage"]) {
+      await redis.set("orders:seen", lost);
+      await expect(store.check()).rejects.toThrow("orders:seen, which tells where the counted order ids are, is lost");
+      await expect(store.record([counted, order()])).rejects.toThrow("is lost");
+    }
+    await redis.set("orders:seen", list);
+    expect(await store.record([counted])).toEqual(["duplicate"]);
+    redis.disconnect();
+    await store.close();
+  });
+
   test("advice() names what would lose orders, and nothing where all is well", async () => {
     const server = await startRedisServer();
-    const store = await openStore({ kind: "redis", url: server.freshUrl(), markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url: server.freshUrl() });
     const redis = new Redis(server.port);
     expect(await store.advice()).toEqual([]);
     await redis.config("SET", "appendfsync", "everysec");
@@ -320,7 +613,7 @@ describe("redis", () => {
 
   test("a connection that has died without a word is replaced", async () => {
     const { port, silence, stop } = await startSilencer(redisServer.port);
-    const store = await openStore({ kind: "redis", url: `redis://127.0.0.1:${port}/990`, markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url: `redis://127.0.0.1:${port}/990` });
     silence();
     await expect(store.check()).rejects.toThrow("Redis takes no orders: no answer within 5 s");
     await waitFor(
@@ -339,7 +632,7 @@ describe("redis", () => {
   test("check() rejects while Redis is full, and record() then writes nothing", async () => {
     const server = await startRedisServer();
     const url = server.freshUrl();
-    const store = await openStore({ kind: "redis", url, markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
     await store.record([order()]);
     await redis.config("SET", "maxmemory", "1");
@@ -353,7 +646,7 @@ describe("redis", () => {
 
   test("calls fail at once while Redis is down and work again after it is back", async () => {
     const server = await startRedisServer();
-    const store = await openStore({ kind: "redis", url: server.freshUrl(), markerTtlSeconds: 1000 });
+    const store = await openStore({ kind: "redis", url: server.freshUrl() });
     const kept = order();
     await store.record([kept]);
     await server.kill();
@@ -375,7 +668,7 @@ describe("redis", () => {
   });
 
   test("opening rejects with one sentence, without the password, when Redis is not there", async () => {
-    const opening = openStore({ kind: "redis", url: "redis://u:secret@127.0.0.1:1", markerTtlSeconds: 1 });
+    const opening = openStore({ kind: "redis", url: "redis://u:secret@127.0.0.1:1" });
     await expect(opening).rejects.toThrow(
       /^Cannot reach Redis at redis:\/\/u:[^s]*@127\.0\.0\.1:1: connection refused/,
     );
@@ -385,17 +678,19 @@ describe("redis", () => {
 describe("sqlite", () => {
   test("an order id is counted again only after its marker's time", async () => {
     const path = join(temporaryFolder(), "orders.db");
-    const past = await openStore({ kind: "sqlite", path, markerTtlSeconds: -1 });
-    await past.record([order({ id: "old" })]);
-    await past.close();
-    const store = await openStore({ kind: "sqlite", path, markerTtlSeconds: 1000 });
-    await store.record([order({ id: "new" })]); // prunes what has expired
+    const store = await openStore({ kind: "sqlite", path });
+    await store.record([order({ id: "old" }), order({ id: "new" })]);
+    using db = new Database(path);
+    const left = db.query("SELECT order_id, expires_at - unixepoch() AS seconds FROM markers ORDER BY order_id").all();
+    for (const { seconds } of left as { seconds: number }[]) expect(seconds).toBeWithin(WINDOW - 10, WINDOW + 1);
+    db.run("UPDATE markers SET expires_at = unixepoch() - 1 WHERE order_id = 'old'");
+    await store.record([order()]); // prunes what has expired
     expect(await store.record([order({ id: "old" }), order({ id: "new" })])).toEqual(["recorded", "duplicate"]);
     await store.close();
   });
 
   test("opening rejects with one sentence when the file cannot be made", async () => {
-    await expect(openStore({ kind: "sqlite", path: "/proc/nowhere/orders.db", markerTtlSeconds: 1 })).rejects.toThrow(
+    await expect(openStore({ kind: "sqlite", path: "/proc/nowhere/orders.db" })).rejects.toThrow(
       /^Cannot open the store \/proc\/nowhere\/orders\.db: /,
     );
   });
