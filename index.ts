@@ -7,7 +7,8 @@ import { countRequests } from "./queue/metrics.ts";
 import { openQueue } from "./queue/queue.ts";
 import { locateQueue } from "./queue/setup.ts";
 import type { App } from "./routes/app.ts";
-import { markerTtlSeconds, openStore } from "./store/open.ts";
+import { openStore } from "./store/open.ts";
+import { shareReads } from "./store/share.ts";
 
 export interface Running {
   /** Where the API answers, e.g. http://127.0.0.1:8000 */
@@ -30,25 +31,24 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const emulator = config.queue.kind === "embedded" ? await startEmulator(config.queue, crashed(log)) : undefined;
   parts.defer(async () => emulator?.stop());
   const queueAddress = await locateQueue(wantedQueue(config, emulator));
-  const storeAddress = { ...config.store, markerTtlSeconds: markerTtlSeconds(queueAddress.retentionSeconds) };
 
   const registry = new Registry();
   const queue = openQueue(queueAddress, countRequests(registry));
   parts.defer(() => queue.close());
-  const store = await openStore(storeAddress);
+  const store = await openStore(config.store);
   parts.defer(() => store.close());
 
   for (const msg of await store.advice()) log.warn({ event: "store_advice", msg });
 
   const { workers, ...consumer } = config.consumer;
-  const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log };
+  const workerOptions = { queue: queueAddress, store: config.store, consumer, log: config.log };
   const pool = await startPool(workers, workerOptions, log, workerFile);
   parts.defer(() => pool.stop());
 
   const { createApp } = await loadingApp;
   const app = createApp({
     log,
-    store,
+    store: shareReads(store),
     storeKind: config.store.kind,
     depth: queue.depth,
     workers: pool.status,

@@ -194,8 +194,16 @@ function asAmount(cents: number): string {
 const DATE_TIME =
   /^(\d{4}-\d\d-\d\d)[Tt]((?:[01]\d|2[0-3]):[0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;
 
+let lastRead: { timestamp: string; day: string | undefined } = { timestamp: "", day: undefined };
+
 /** The UTC date of an RFC 3339 date-time, 0001-01-01 to 9999-12-31; undefined for anything else. */
 function utcDay(timestamp: string): string | undefined {
+  // Each is asked for twice, by the check and by the order.
+  if (timestamp !== lastRead.timestamp) lastRead = { timestamp, day: readUtcDay(timestamp) };
+  return lastRead.day;
+}
+
+function readUtcDay(timestamp: string): string | undefined {
   const [, date = "", time, second, sign, offsetHours, offsetMinutes] = DATE_TIME.exec(timestamp) ?? [];
   const localMs = Date.parse(`${date}T${time}Z`);
   // Date.parse lets some impossible dates, such as February 30th, roll over into the next month.

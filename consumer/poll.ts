@@ -1,5 +1,5 @@
 import { pause } from "./pause.ts";
-import { type ConsumerParts, settle } from "./settle.ts";
+import { type ConsumerParts, deleteAll, settle } from "./settle.ts";
 
 /** SQS's longest wait: one request a third of a minute keeps an idle worker listening. */
 const IDLE_WAIT_SECONDS = 20;
@@ -9,17 +9,21 @@ const FULL_BATCH = 10;
 const FIRST_ERROR_PAUSE_MS = 100;
 const MAX_ERROR_PAUSE_MS = 5_000;
 
-/** One step: receive at most ten messages and settle them. Answers how many there were. */
+/**
+ * One step: receive at most ten messages and settle them. Answers how many there were, and a promise of their deletes,
+ * which need not be waited for before the next step.
+ */
 export async function pollOnce(
   parts: ConsumerParts,
   waitTimeSeconds: number,
   stopping: AbortSignal,
   onReceived = () => {},
-): Promise<number> {
+): Promise<{ received: number; deleted: Promise<void> }> {
   const messages = await parts.queue.receive(waitTimeSeconds, stopping);
   onReceived();
-  if (messages.length > 0) await settle(parts, messages, stopping);
-  return messages.length;
+  if (messages.length === 0) return { received: 0, deleted: Promise.resolve() };
+  const settled = await settle(parts, messages, stopping);
+  return { received: messages.length, deleted: deleteAll(parts, settled) };
 }
 
 export interface Poller {
@@ -46,17 +50,33 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
   let lastError = "";
   let settlingFails = false;
 
-  /** Counts itself out in the same turn in which it decides to end: two lanes must not both leave to the other. */
   async function lane(): Promise<void> {
+    let deleting = Promise.resolve();
+
+    /** While there is more to receive, the deletes of one batch run beside the receive of the next. */
+    async function step(onReceived: () => void): Promise<number> {
+      const waitTimeSeconds = lanes > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS;
+      const { received, deleted } = await pollOnce(parts, waitTimeSeconds, stopping, onReceived);
+      const before = deleting;
+      deleting = received > 0 ? deleted.then(afterSuccess) : deleted;
+      // Heard when it is awaited, which may be after the next receive.
+      deleting.catch(() => {});
+      await (received === FULL_BATCH ? before : Promise.all([before, deleting]));
+      return received;
+    }
+
     while (!stopping.aborted) {
       await parts.gate.whenOpen();
       progressAt = performance.now();
       if (stopping.aborted) break;
-      const received = await pollSafely();
+      const received = await safely(step);
       if (received === FULL_BATCH) openLane();
       else if (lanes > 1) break;
     }
+    // In the same turn in which it decides to end: two lanes must not both leave to the other.
     lanes--;
+    // Of a failure the last step has heard, or the stop has come: the messages are delivered again.
+    await deleting.catch(() => {});
   }
 
   function openLane() {
@@ -66,16 +86,17 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
     ending.add(opened);
   }
 
-  async function pollSafely(): Promise<number> {
+  /** Answers how many messages a step received, none where it failed. */
+  async function safely(step: (onReceived: () => void) => Promise<number>): Promise<number> {
     let received = false;
     const onReceived = () => {
       received = true;
       progressAt = performance.now();
     };
     try {
-      const messages = await pollOnce(parts, lanes > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS, stopping, onReceived);
-      // An empty receive says nothing about deletes that fail.
-      if (messages > 0 || !settlingFails) afterSuccess();
+      const messages = await step(onReceived);
+      // An empty receive says nothing about deletes that fail; a batch has succeeded when it is deleted.
+      if (messages === 0 && !settlingFails) afterSuccess();
       return messages;
     } catch (error) {
       settlingFails = received;

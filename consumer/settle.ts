@@ -9,6 +9,8 @@ import type { StoreGate } from "./store-gate.ts";
 export interface ConsumerParts {
   queue: Queue;
   store: Store;
+  /** The store's `record`, or one that joins batches before it. */
+  record: Store["record"];
   gate: StoreGate;
   metrics: ConsumerMetrics;
   log: Log;
@@ -27,17 +29,21 @@ const MAX_REFUSALS = 3;
 const REFUSAL_PAUSE_MS = 200;
 
 /**
- * Judges, records and settles one batch of messages. Nothing leaves the queue before the store has answered, so
- * that a death on any line leads to a redelivery, which the marker turns into a duplicate.
+ * Judges and records one batch of messages, and answers those that may be deleted. Nothing leaves the queue before the
+ * store has answered, so that a death on any line leads to a redelivery, which the marker turns into a duplicate.
  */
-export async function settle(parts: ConsumerParts, messages: readonly Message[], stopping: AbortSignal): Promise<void> {
+export async function settle(
+  parts: ConsumerParts,
+  messages: readonly Message[],
+  stopping: AbortSignal,
+): Promise<Message[]> {
   const { accepted, rejected } = judgeAll(messages, parts.onValueMismatch);
   const [recorded, buried] = await Promise.all([
     recordOrHold(parts, accepted, messages, stopping),
     bury(parts, rejected),
   ]);
   count(parts.metrics, recorded, buried.length);
-  await deleteAll(parts, [...recorded.map(({ message }) => message), ...buried]);
+  return [...recorded.map(({ message }) => message), ...buried];
 }
 
 function judgeAll(messages: readonly Message[], onValueMismatch: OnValueMismatch) {
@@ -88,9 +94,9 @@ async function storeIsAway({ store, gate }: ConsumerParts): Promise<boolean> {
   }
 }
 
-async function record({ store, metrics }: ConsumerParts, accepted: readonly Accepted[]): Promise<Settled[]> {
+async function record({ record, metrics }: ConsumerParts, accepted: readonly Accepted[]): Promise<Settled[]> {
   const applied = metrics.applySeconds.startTimer();
-  const answers = await store.record(accepted.map(({ order }) => order));
+  const answers = await record(accepted.map(({ order }) => order));
   applied();
   return accepted.map((one, index) => ({ ...one, recorded: answers[index] as Recorded }));
 }
@@ -100,7 +106,8 @@ async function recordOneByOne(parts: ConsumerParts, accepted: readonly Accepted[
   const settled: Settled[] = [];
   for (const one of accepted) {
     try {
-      settled.push(...(await record(parts, [one])));
+      // By itself: joined to others, they would be refused as well.
+      settled.push(...(await record({ ...parts, record: parts.store.record }, [one])));
     } catch (error) {
       parts.log.error({ event: "order_refused", order_id: one.order.id, message_id: one.message.id, error });
     }
@@ -167,7 +174,7 @@ async function bury({ queue, log }: ConsumerParts, rejected: readonly DeadLetter
 }
 
 /** A message that could not be deleted comes back and is a duplicate. */
-async function deleteAll({ queue, log }: ConsumerParts, messages: readonly Message[]) {
+export async function deleteAll({ queue, log }: ConsumerParts, messages: readonly Message[]): Promise<void> {
   for (const { message, reason } of await queue.delete(messages)) {
     log.warn({ event: "delete_failed", message_id: message.id, reason });
   }

@@ -3,6 +3,7 @@ import type { Config } from "../config.ts";
 import { createLog } from "../log.ts";
 import type { QueueAddress } from "../queue/client.ts";
 import { openQueue } from "../queue/queue.ts";
+import { joinBatches } from "../store/join.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { createConsumerMetrics } from "./metrics.ts";
 import { startPolling } from "./poll.ts";
@@ -40,8 +41,9 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   const store = await openStore(options.store);
   const queue = openQueue(options.queue, metrics.onRequest);
   const gate = createStoreGate({ store, log }, stopping.signal);
-  const parts = { queue, store, gate, metrics, log, onValueMismatch: options.consumer.onValueMismatch };
-  const poller = startPolling(parts, options.consumer.concurrency, stopping.signal);
+  const { onValueMismatch, concurrency } = options.consumer;
+  const parts = { queue, store, record: joinBatches(store.record), gate, metrics, log, onValueMismatch };
+  const poller = startPolling(parts, concurrency, stopping.signal);
 
   async function report() {
     const pausedBecause = gate.reason() ?? poller.failure();

@@ -11,8 +11,6 @@ export interface QueueAddress {
   embedded: boolean;
   /** How the requests that every order pays for are sent; `fetch` where absent. */
   client?: "fetch" | "sdk";
-  /** How long SQS keeps a message in the queue, or in its dead-letter queue where that is longer, seconds. */
-  retentionSeconds: number;
   /** How long a received message stays invisible to others, seconds. */
   visibilityTimeoutSeconds: number;
 }
@@ -46,17 +44,18 @@ export async function withDeadline<T>(
 ): Promise<T> {
   // Not AbortSignal.timeout: its timer lives on after the answer, and thousands of requests a second would pile up.
   const controller = new AbortController();
-  const abort = () => controller.abort();
+  // Some of a request does not hear the signal: a provider of credentials may hang before the first byte is sent.
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
   let late = false;
+  function abort() {
+    controller.abort();
+    reject(new Error("aborted"));
+  }
   const timer = setTimeout(() => {
     late = true;
     abort();
   }, deadlineMs);
   signal?.addEventListener("abort", abort, { once: true });
-  // Some of a request does not hear the signal: a provider of credentials may hang before the first byte is sent.
-  const aborted = new Promise<never>((_, reject) => {
-    controller.signal.addEventListener("abort", () => reject(new Error("aborted")), { once: true });
-  });
   if (signal?.aborted) abort();
   try {
     return await Promise.race([request(controller.signal), aborted]);

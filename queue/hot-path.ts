@@ -55,13 +55,13 @@ export function sdkPath(client: SQSClient): HotPath {
  */
 export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
   let clockOffsetMs = 0;
+  let place: Awaited<ReturnType<typeof placeOf>> | undefined;
 
   async function once(action: string, body: string, signal: AbortSignal): Promise<unknown> {
-    const [endpoint, credentials, region] = await Promise.all([
-      endpointOf(client, queueUrl),
-      client.config.credentials(),
-      client.config.region(),
-    ]);
+    place ??= await placeOf(client, queueUrl);
+    // Asked for every time: it is the provider that knows when they expire.
+    const credentials = await client.config.credentials();
+    const { endpoint, region } = place;
     const headers = {
       "content-type": "application/x-amz-json-1.0",
       host: endpoint.host,
@@ -129,12 +129,13 @@ function decodeBinaries(answer: Answer<ReceiveMessageCommandOutput>): Answer<Rec
   return answer;
 }
 
-/** The endpoint that was configured; otherwise the host of the queue's URL, where AWS has it. */
-async function endpointOf({ config }: SQSClient, queueUrl: string): Promise<{ origin: string; host: string }> {
-  if (!config.endpoint) return new URL(queueUrl);
+/** The region, and the endpoint that was configured; otherwise the host of the queue's URL, where AWS has it. */
+async function placeOf({ config }: SQSClient, queueUrl: string) {
+  const region = await config.region();
+  if (!config.endpoint) return { region, endpoint: new URL(queueUrl) };
   const { protocol, hostname, port } = await config.endpoint();
   const host = port ? `${hostname}:${port}` : hostname;
-  return { origin: `${protocol}//${host}`, host };
+  return { region, endpoint: { origin: `${protocol}//${host}`, host } };
 }
 
 interface RequestError extends Error {
@@ -165,4 +166,4 @@ function parseObject(text: string): Record<string, unknown> {
   }
 }
 
-const md5 = (text: string) => new Bun.CryptoHasher("md5").update(text).digest("hex");
+const md5 = (text: string) => Bun.MD5.hash(text, "hex");

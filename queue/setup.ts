@@ -24,7 +24,7 @@ export interface QueueName {
 const MAX_RECEIVE_COUNT = 5;
 /** A batch is settled in milliseconds; 30 s is what a crashed process costs in delay, and a held batch extends it. */
 const VISIBILITY_TIMEOUT_SECONDS = 30;
-/** AWS's longest: rejected orders wait for a person. Also taken for a queue that does not say its own. */
+/** AWS's longest: rejected orders wait for a person. */
 const MAX_RETENTION_SECONDS = 14 * 24 * 3600;
 /** A start that cannot reach its queue should say so while somebody is still looking. */
 const SETUP_DEADLINE_MS = 10_000;
@@ -52,8 +52,6 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }
   }
   await sqs.probeRights(queueUrl);
   const deadLetterUrl = attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy));
-  const deadLetters = deadLetterUrl ? await sqs.attributes(deadLetterUrl) : {};
-  const retention = (each: Attributes) => Number(each.MessageRetentionPeriod ?? MAX_RETENTION_SECONDS);
   // The embedded queue remembers its URL with the port of an earlier start.
   const rebased = (each: string) => (embedded && endpoint ? new URL(new URL(each).pathname, endpoint).href : each);
   return {
@@ -62,7 +60,6 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }
     ...(deadLetterUrl && { deadLetterUrl: rebased(deadLetterUrl) }),
     ...(endpoint && { endpoint }),
     ...(client && { client }),
-    retentionSeconds: Math.max(retention(attributes), deadLetterUrl ? retention(deadLetters) : 0),
     visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout ?? VISIBILITY_TIMEOUT_SECONDS),
   };
 }

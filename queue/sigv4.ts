@@ -23,28 +23,30 @@ export function sign(headers: Record<string, string>, body: string, scope: Scope
   if (credentials.sessionToken) signed["x-amz-security-token"] = credentials.sessionToken;
   const names = Object.keys(signed).sort();
   const signedHeaders = names.join(";");
-  const canonicalHeaders = names.map((name) => `${name}:${signed[name]}\n`).join("");
+  let canonicalHeaders = "";
+  for (const name of names) canonicalHeaders += `${name}:${signed[name]}\n`;
   const canonicalRequest = `POST\n/\n\n${canonicalHeaders}\n${signedHeaders}\n${sha256(body)}`;
   const place = `${date}/${region}/${service}/aws4_request`;
   const text = `AWS4-HMAC-SHA256\n${time}\n${place}\n${sha256(canonicalRequest)}`;
-  const signature = hmac(signingKey(credentials.secretAccessKey, date, region, service), text).toString("hex");
+  const signature = signingHasher(credentials.secretAccessKey, date, region, service).update(text).digest("hex");
   const credential = `Credential=${credentials.accessKeyId}/${place}`;
   signed.authorization = `AWS4-HMAC-SHA256 ${credential}, SignedHeaders=${signedHeaders}, Signature=${signature}`;
   return signed;
 }
 
-let lastKey: { of: string; key: Buffer } | undefined;
+let last: { of: string; hasher: Bun.CryptoHasher } | undefined;
 
-/** Four rounds of HMAC, the same for every request of a day. */
-function signingKey(secret: string, date: string, region: string, service: string): Buffer {
+/** Its key is four rounds of HMAC, the same for every request of a day. */
+function signingHasher(secret: string, date: string, region: string, service: string): Bun.CryptoHasher {
   const of = [secret, date, region, service].join("\n");
-  if (lastKey?.of !== of) {
-    const key = [date, region, service, "aws4_request"].reduce(hmac, Buffer.from(`AWS4${secret}`));
-    lastKey = { of, key };
+  if (last?.of !== of) {
+    const rounds = [date, region, service, "aws4_request"];
+    const key = rounds.reduce((key: string | Buffer, text) => hmac(key).update(text).digest(), `AWS4${secret}`);
+    last = { of, hasher: hmac(key) };
   }
-  return lastKey.key;
+  return last.hasher.copy();
 }
 
-const hmac = (key: Buffer, text: string): Buffer => new Bun.CryptoHasher("sha256", key).update(text).digest();
+const hmac = (key: string | Buffer) => new Bun.CryptoHasher("sha256", key);
 
-const sha256 = (text: string): string => new Bun.CryptoHasher("sha256").update(text).digest("hex");
+const sha256 = (text: string): string => Bun.SHA256.hash(text, "hex");

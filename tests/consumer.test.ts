@@ -8,6 +8,7 @@ import { createStoreGate } from "../consumer/store-gate.ts";
 import type { QueueAddress } from "../queue/client.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
+import { joinBatches } from "../store/join.ts";
 import { openStore } from "../store/open.ts";
 import { body } from "./support/orders.ts";
 import { observedQueue, switchableStore } from "./support/outages.ts";
@@ -33,7 +34,7 @@ async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; on
   const real = await freshQueue(emulator);
   const { queue, calls } = observedQueue(real, overrides.queue?.(real));
   const path = join(temporaryFolder(), "orders.db");
-  const { store, turn } = switchableStore(await openStore({ kind: "sqlite", path, markerTtlSeconds: 1000 }));
+  const { store, turn } = switchableStore(await openStore({ kind: "sqlite", path }));
   const lines: { event: string }[] = [];
   const log = pino({ level: "trace" }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const metrics = createConsumerMetrics();
@@ -41,6 +42,7 @@ async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; on
   const parts: ConsumerParts = {
     queue,
     store,
+    record: joinBatches((orders) => parts.store.record(orders)),
     gate,
     metrics,
     log,
@@ -73,6 +75,13 @@ async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; on
   };
 }
 
+/** One step and its deletes. */
+async function pollAll(parts: ConsumerParts): Promise<number> {
+  const { received, deleted } = await pollOnce(parts, 0, never);
+  await deleted;
+  return received;
+}
+
 describe("pollOnce()", () => {
   test("counts, corrects, recognises copies, buries rejects and leaves an empty queue", async () => {
     await using c = await consumer();
@@ -84,7 +93,7 @@ describe("pollOnce()", () => {
     const copy = body({ order_id: "copy", user_id: "U2" });
     const rejects = ["{", body({ order_value: "10", items: [] })];
     await c.queue.send([body(), body(corrected), copy, copy, ...rejects]);
-    expect(await pollOnce(c.parts, 0, never)).toBe(6);
+    expect(await pollAll(c.parts)).toBe(6);
     expect(await c.outcomes()).toEqual({ counted: 2, corrected: 1, duplicate: 1, rejected: 2 });
     expect(await c.store.global()).toEqual({ orders: 3, cents: 6000 });
     expect(await c.store.user("U1")).toEqual({ orders: 2, cents: 5000 });
@@ -105,7 +114,7 @@ describe("pollOnce()", () => {
   test("rejects a mismatch instead of correcting it when told to", async () => {
     await using c = await consumer({ onValueMismatch: "reject" });
     await c.queue.send([body({ order_value: 99.99 })]);
-    await pollOnce(c.parts, 0, never);
+    await pollAll(c.parts);
     expect(await c.store.global()).toEqual({ orders: 0, cents: 0 });
     const [dead] = await takeAll(deadLettersOf(c.queue));
     expect(dead?.attributes.RejectReason?.StringValue).toBe("value_mismatch");
@@ -122,7 +131,7 @@ describe("pollOnce()", () => {
       },
     };
     await c.queue.send([body(), body()]);
-    await pollOnce(c.parts, 0, never);
+    await pollAll(c.parts);
     expect(c.calls).toEqual(["receive", "delete"]);
   });
 
@@ -137,10 +146,10 @@ describe("pollOnce()", () => {
       }),
     });
     await c.queue.send([body(), body()]);
-    await expect(pollOnce(c.parts, 0, never)).rejects.toThrow("connection reset");
+    await expect(pollAll(c.parts)).rejects.toThrow("connection reset");
     broken = false;
     await releaseAll(c.queue);
-    await pollOnce(c.parts, 0, never);
+    await pollAll(c.parts);
     expect(await c.outcomes()).toMatchObject({ counted: 2, duplicate: 2 });
     expect(await c.store.global()).toEqual({ orders: 2, cents: 2000 });
     expect(await c.queue.depth()).toEqual(NO_MESSAGES);
@@ -153,7 +162,7 @@ describe("pollOnce()", () => {
       }),
     });
     await c.queue.send(["{", body()]);
-    await pollOnce(c.parts, 0, never);
+    await pollAll(c.parts);
     expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 1, deadLetter: 0 });
     expect(await c.outcomes()).toMatchObject({ counted: 1, rejected: 0 });
     expect(c.events()).toEqual(["dead_letter_failed"]);
@@ -170,7 +179,7 @@ describe("pollOnce()", () => {
       },
     };
     await c.queue.send([body(), body({ order_id: "poison" }), body()]);
-    await pollOnce(c.parts, 0, never);
+    await pollAll(c.parts);
     expect(await c.store.global()).toEqual({ orders: 2, cents: 2000 });
     expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 1, deadLetter: 0 });
     expect(c.lines).toMatchObject([{ event: "order_refused", order_id: "poison" }]);
@@ -299,6 +308,35 @@ describe("startPolling()", () => {
     await startPolling(c.parts, 2, c.stopping.signal).done;
     expect(await c.queue.depth()).toEqual(NO_MESSAGES);
     expect(await c.outcomes()).toMatchObject({ counted: 1 });
+  });
+
+  test("receives the next batch while the last one is being deleted, and deletes it before the end", async () => {
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    await using c = await consumer({
+      queue: (real) => ({
+        delete: async (messages) => {
+          await held;
+          return await real.delete(messages);
+        },
+      }),
+    });
+    await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const poller = startPolling(c.parts, 1, c.stopping.signal);
+    await waitFor("the next receive", () => c.calls.filter((name) => name === "receive").length === 2);
+    expect(await c.store.global()).toMatchObject({ orders: 10 });
+    c.stopping.abort();
+    let done = false;
+    void poller.done.then(() => {
+      done = true;
+    });
+    await Bun.sleep(100); // nothing tells that a lane goes on waiting
+    expect(done).toBeFalse();
+    release();
+    await poller.done;
+    expect(await c.queue.depth()).toEqual(NO_MESSAGES);
   });
 
   test("says why when receives go on failing, and no longer when they succeed", async () => {

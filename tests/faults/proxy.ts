@@ -13,6 +13,7 @@ export const QUEUE_FAULTS = {
   internal_error: 0.5,
   throttled: 0.7,
   malformed_json: 0.3,
+  empty_answer: 0.3,
   partial_failure: 0.5,
   duplicate_delivery: 0.3,
   reordered: 1,
@@ -74,6 +75,8 @@ export async function startFaultProxy(emulator: string, random: Random, seen: Se
     if (strikes("never_answers")) return;
     if (strikes("internal_error")) return reply(response, 500, failure("InternalError"));
     if (strikes("throttled")) return reply(response, 400, failure("RequestThrottled"));
+    // As from a proxy that knows better; nothing was done.
+    if (strikes("empty_answer")) return reply(response, 200, "");
     if (strikes("slow")) await Bun.sleep(random.between(50, 1500));
     if (action === "DeleteMessageBatch" && reach("after_record")) return request.socket.destroy();
     const held = strikes("partial_failure") && body.Entries ? holdBack(body) : [];

@@ -201,7 +201,7 @@ async function openWorld(random: Random) {
   const url = await createQueue(emulator.endpoint);
   const queue = openQueue(await locateQueue({ name: "", url, endpoint: emulator.endpoint, embedded: true }));
   const redisUrl = redis.freshUrl();
-  const store = await openStore({ kind: "redis", url: redisUrl, markerTtlSeconds: 1 });
+  const store = await openStore({ kind: "redis", url: redisUrl });
   parts.defer(() => store.close());
   const seen = new Set<string>();
   const starting = Array.from({ length: PROGRAMS }, () => startFaultProxy(emulator.endpoint, random, seen));
