@@ -6,7 +6,7 @@ import type { Log } from "../log.ts";
 import { docsRoutes } from "./docs.ts";
 import { type HealthParts, healthRoutes } from "./health.ts";
 import { cached, LOOK_DEADLINE_MS, within } from "./look.ts";
-import { type MetricsParts, metricsRoutes, requestHistogram } from "./metrics.ts";
+import { type MetricsParts, metricsRoutes, requestTimer } from "./metrics.ts";
 import { errorTable, PROBLEM_TYPE, Problem, problemOf } from "./problem.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
@@ -20,6 +20,9 @@ export type ApiParts = HealthParts &
   };
 export type App = ReturnType<typeof createApp>;
 
+/** What Elysia keeps of one answer, with the time its route was found, ms. */
+type Timed = { startedAt?: number };
+
 /** Open without a key: a load balancer has none. */
 const OPEN_ROUTES = ["/", "/health", "/ready"];
 
@@ -29,8 +32,7 @@ export function createApp(parts: ApiParts) {
   // A scrape and a probe at one moment share one look at the queue, and neither waits long for it.
   const depth = cached(() => within(LOOK_DEADLINE_MS, parts.depth()));
   const registry = new Registry();
-  const duration = requestHistogram(registry);
-  const startedAt = new WeakMap<Request, number>();
+  const timed = requestTimer(registry);
   const keyFits = authorization(apiKey);
   let routes: { method: string; path: string }[] = [];
   const app = new Elysia({
@@ -41,17 +43,23 @@ export function createApp(parts: ApiParts) {
     // Otherwise the path is looked for behind the first eleven characters, and a short Host shifts it.
     handler: { standardHostname: false },
   })
-    .onRequest(({ request }) => void startedAt.set(request, performance.now()))
     // Asked of the route that was found: what a URL says may be read in two ways.
-    .onTransform(({ request, route }) => {
+    .onTransform(({ request, route, set }) => {
+      (set as Timed).startedAt = performance.now();
       if (!OPEN_ROUTES.includes(route) && !keyFits(request)) {
         throw new Problem(401, "This needs the header Authorization: Bearer <API_KEY>");
       }
     })
     .onError(errorTable(log, () => routes))
     .onAfterResponse(({ request, route, set }) => {
-      const seconds = (performance.now() - (startedAt.get(request) ?? performance.now())) / 1000;
-      duration.observe({ route: route || "unknown", method: request.method, status: `${set.status ?? 200}` }, seconds);
+      const now = performance.now();
+      // Where there is no route there was nothing to wait for.
+      timed(
+        route || "unknown",
+        request.method,
+        `${set.status ?? 200}`,
+        (now - ((set as Timed).startedAt ?? now)) / 1000,
+      );
     })
     .use(limitRequests(parts.requestsPerMinute))
     .use(docsRoutes())

@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { swagger } from "@elysiajs/swagger";
 import { Elysia } from "elysia";
-import { absolutePath } from "swagger-ui-dist";
+// Not the package itself: that would run the whole page here, 25 MB of it.
+import absolutePath from "swagger-ui-dist/absolute-path.js";
 import { PROBLEM_SCHEMA } from "./openapi.ts";
 import { Problem } from "./problem.ts";
 

@@ -53,7 +53,7 @@ export function userRoutes({ store }: { store: Store }) {
 /** Elysia turns a broken percent escape into U+FFFD; that would answer for a user nobody asked about. */
 function decodeUserId(userId: string, path: string): string {
   try {
-    decodeURIComponent(path);
+    if (path.includes("%")) decodeURIComponent(path);
   } catch {
     throw new Problem(400, "The user id in the path is not percent-encoded UTF-8");
   }

@@ -24,7 +24,7 @@ const config = (env: Record<string, string> = {}) =>
 let api: Running;
 let locked: Running;
 beforeAll(async () => {
-  const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db"), markerTtlSeconds: 1000 });
+  const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
   await store.record([
     order({ userId: "U5678", cents: 320_075 }),
     order({ userId: "U1", cents: 1999, day: "2024-12-14" }),
