@@ -1,228 +1,135 @@
-/** `bun run bench`: how fast a full queue is drained, beside a loop that only receives and deletes. */
+/** `bun run bench`: what the program does and costs, beside what else could do it. */
 
-import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { isMainThread, Worker, workerData } from "node:worker_threads";
-import { DeleteMessageBatchCommand, ReceiveMessageCommand } from "@aws-sdk/client-sqs";
-import { createClient, type QueueAddress } from "../queue/client.ts";
-import { openQueue } from "../queue/queue.ts";
-import { locateQueue } from "../queue/setup.ts";
-import { generate } from "./generator.ts";
-import { sendMessages } from "./sender.ts";
+import { drain } from "./bench/drain.ts";
+import { http } from "./bench/http.ts";
+import { latency } from "./bench/latency.ts";
+import { memory } from "./bench/memory.ts";
+import type { Spread, Table } from "./bench/rounds.ts";
+import { stores } from "./bench/stores.ts";
 
-const HELP = `Drains a full queue with the program and with a bare loop of the same SDK, in turn.
-
-Usage: bun run bench [--orders 50000] [--users 1000] [--rounds 3] [--workers N] [--concurrency 16] [--json]
-
-Needs redis-server. The emulator, Redis and the consumer are processes of their own on this machine; the CPU
-counted is the consumer's. Rates are taken between 95 % and 5 % of the queue, so that starts do not count.`;
-
-const SIDES = ["program", "bare SDK loop"] as const;
-type Side = (typeof SIDES)[number];
-
-interface Drain {
-  ordersPerSecond: number;
-  cpuMicrosPerOrder: number;
+export interface Options {
+  rounds: number;
+  days: number;
+  boardUsers: number;
+  /** Where absent, each suite has its own. */
+  orders?: number[] | undefined;
+  users?: number[] | undefined;
+  seconds?: number | undefined;
+  workers?: number | undefined;
+  concurrency?: number | undefined;
 }
 
-interface Setting {
-  orders: number;
-  users: number;
-  workers: number;
-  concurrency: number;
-}
+const SUITES: Record<string, (options: Options) => Promise<Table[]>> = { drain, latency, http, memory, stores };
 
-async function bench(setting: Setting, rounds: number): Promise<Record<Side, Drain[]>> {
-  const results: Record<Side, Drain[]> = { program: [], "bare SDK loop": [] };
-  for (let round = 0; round < rounds; round++) {
-    // The order changes with every round: a machine that slows down or speeds up favours neither.
-    for (const side of round % 2 === 0 ? SIDES : SIDES.toReversed()) {
-      results[side].push(await drainOnce(side, setting, round));
-      console.error(`round ${round + 1}, ${side}: ${JSON.stringify(results[side].at(-1))}`);
-    }
-  }
-  return results;
-}
+const HELP = `Measures the program beside others on this machine, in turn: the median of several rounds (least–most).
 
-/** A fresh emulator and a fresh Redis for every drain: none inherits what another left. */
-async function drainOnce(side: Side, setting: Setting, seed: number): Promise<Drain> {
-  const [queuePort, redisPort] = [freePort(), freePort()];
-  await using emulator = spawn(["-e", EMULATOR], { QUEUE_PORT: `${queuePort}` });
-  await using redis = spawnCommand(["redis-server", "--port", `${redisPort}`, "--save", "", "--bind", "127.0.0.1"]);
-  const endpoint = `http://127.0.0.1:${queuePort}`;
-  const address = await retry(() => locateQueue({ name: "bench", endpoint, embedded: true }), emulator, redis);
-  await fill(address, setting, seed);
-  const env = {
-    AWS_REGION: "us-east-1",
-    AWS_ACCESS_KEY_ID: "bench",
-    AWS_SECRET_ACCESS_KEY: "bench",
-    AWS_ENDPOINT_URL: endpoint,
-    SQS_QUEUE_URL: address.url,
-    REDIS_URL: `redis://127.0.0.1:${redisPort}`,
-    PORT: "0",
-    LOG_LEVEL: "warn",
-    CONSUMER_WORKERS: `${setting.workers}`,
-    CONSUMER_CONCURRENCY: `${setting.concurrency}`,
-  };
-  const bare = JSON.stringify({ address, ...setting });
-  const command = side === "program" ? ["index.ts"] : ["scripts/bench.ts", "--bare", bare];
-  await using consumer = spawn(command, env);
-  return await observe(address, setting.orders, consumer.child);
-}
+Usage: bun run bench [suite ...] [options]
 
-/** In memory: kept on disk it would be the slowest part. */
-const EMULATOR = `import { startFauxqs } from "fauxqs";
-await startFauxqs({ port: Number(process.env.QUEUE_PORT), listenHost: "127.0.0.1", host: "", logger: false });`;
+  drain     empties a full queue: the program, bare loops of the AWS SDK and of fetch, npm's sqs-consumer
+  latency   from sending an order until the API shows it, at 100 and 1,000 orders/s
+  http      the API beside a bare Bun.serve with ioredis, a million users on the boards
+  memory    of the process over a million orders, of Redis for an order and for a user; the start
+  stores    record() alone, Redis and SQLite
 
-async function fill(address: QueueAddress, { orders, users }: Setting, seed: number) {
-  const queue = openQueue(address);
-  const mix = { mismatch: 2, invalid: 0, duplicates: 2, days: 30, onValueMismatch: "correct" as const };
-  const messages = generate({ seed, users, nowMs: Date.now(), ...mix });
-  const { error } = await sendMessages(queue, messages, { orders, rate: 0 }, new AbortController().signal, () => {});
-  queue.close();
-  if (error) throw error;
-}
+  --rounds N          3
+  --orders N,N...     50000, memory 1000000; drain takes every number, others the largest
+  --users N,N...      1000, stores also 100000; drain and stores take every number, others the first
+  --days N            2: a backlog is seldom longer
+  --board-users N     1000000, http
+  --seconds N         of load at a time: latency 10, http 5
+  --workers N         the program's own default; memory 4
+  --concurrency N     the program's own default
+  --json              one JSON object on stdout and nothing else there
 
-/** Watches the queue and the consumer's CPU from outside, the same way for both sides. */
-async function observe(address: QueueAddress, orders: number, consumer: Bun.Subprocess): Promise<Drain> {
-  const queue = openQueue(address);
-  const sample = async () => {
-    const { visible, inFlight } = await queue.depth();
-    return { left: visible + inFlight, atMs: performance.now(), cpuMicros: await cpuMicros(consumer.pid) };
-  };
-  let first = await sample();
-  for (let last = first; ; last = await sample()) {
-    if (consumer.exitCode !== null) throw new Error("The consumer has ended");
-    if (last.left > orders * 0.95) first = last;
-    if (last.left < orders * 0.05) {
-      queue.close();
-      const done = first.left - last.left;
-      return {
-        ordersPerSecond: Math.round(done / ((last.atMs - first.atMs) / 1000)),
-        cpuMicrosPerOrder: Math.round((last.cpuMicros - first.cpuMicros) / done),
-      };
-    }
-    await Bun.sleep(20);
+Needs Linux, redis-server and, for http, wrk. Queue, Redis and every side are processes of their own; the CPU counted is
+the side's. Exit code: 0 measured, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. The published numbers are those of
+
+  bun run bench drain --orders 50000,500000 --users 1000,100000
+  bun run bench latency http memory stores`;
+
+class UsageError extends Error {}
+
+/** Runs the command and answers its exit code, as its help has them. */
+async function bench(args: string[]): Promise<number> {
+  try {
+    const { values, positionals } = parse(args);
+    if (values.help) console.log(HELP);
+    else await run(suitesOf(positionals), readOptions(values), values.json === true);
+    return 0;
+  } catch (error) {
+    console.error((error as Error).message);
+    return error instanceof UsageError ? 2 : 1;
   }
 }
 
-/** User and system time of a process and all its threads (proc(5): fields 14 and 15, in ticks of 10 ms). */
-async function cpuMicros(pid: number): Promise<number> {
-  const stat = await Bun.file(`/proc/${pid}/stat`).text();
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[11]) + Number(fields[12])) * 10_000;
-}
-
-/** The other side: as many threads and receives in flight as the program has, receive 10 and delete them, nothing else. */
-async function drainBare({ address, workers, concurrency }: Setting & { address: QueueAddress }) {
-  if (isMainThread) {
-    for (let worker = 0; worker < workers; worker++) {
-      new Worker(new URL(import.meta.url), { workerData: { address, workers, concurrency } });
-    }
-    return;
+async function run(suites: ((options: Options) => Promise<Table[]>)[], options: Options, json: boolean) {
+  const tables: Table[] = [];
+  for (const suite of suites) {
+    const measured = await suite(options);
+    if (!json) measured.forEach(print);
+    tables.push(...measured);
   }
-  const client = createClient(address);
-  const QueueUrl = address.url;
-  const loop = async () => {
-    for (;;) {
-      const receive = { QueueUrl, MaxNumberOfMessages: 10, WaitTimeSeconds: 20 };
-      const { Messages = [] } = await client.send(new ReceiveMessageCommand(receive));
-      const Entries = Messages.map(({ ReceiptHandle }, index) => ({ Id: `${index}`, ReceiptHandle }));
-      if (Entries.length > 0) await client.send(new DeleteMessageBatchCommand({ QueueUrl, Entries }));
-    }
-  };
-  await Promise.all(Array.from({ length: concurrency }, loop));
+  if (json) console.log(JSON.stringify({ tables }));
 }
 
-function spawn(args: string[], env: Record<string, string>) {
-  return spawnCommand([process.execPath, ...args], env);
-}
-
-/** A process that ends with the block it was started in. */
-function spawnCommand(command: string[], env: Record<string, string> = {}) {
-  const child = Bun.spawn(command, { env: { ...Bun.env, ...env }, stdout: "ignore", stderr: "inherit" });
-  async function dispose() {
-    child.kill("SIGKILL");
-    await child.exited;
-  }
-  return { child, [Symbol.asyncDispose]: dispose };
-}
-
-async function retry<T>(attempt: () => Promise<T>, ...needed: { child: Bun.Subprocess }[]): Promise<T> {
-  for (;;) {
-    try {
-      return await attempt();
-    } catch (error) {
-      if (needed.some(({ child }) => child.exitCode !== null)) throw error;
-      await Bun.sleep(50);
-    }
+function parse(args: string[]) {
+  const names = ["rounds", "orders", "users", "days", "board-users", "seconds", "workers", "concurrency"];
+  const numbers = Object.fromEntries(names.map((name) => [name, { type: "string" as const }]));
+  const flags = { json: { type: "boolean" as const }, help: { type: "boolean" as const, short: "h" } };
+  try {
+    return parseArgs({ args, options: { ...numbers, ...flags }, allowPositionals: true });
+  } catch (error) {
+    // Its second sentence is about arguments that begin with a dash.
+    throw new UsageError((error as Error).message.split(". ")[0]);
   }
 }
 
-function freePort(): number {
-  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  server.stop(true);
-  return server.port;
-}
-
-/** Median with the least and the most. */
-function spread(values: number[]) {
-  const sorted = values.toSorted((a, b) => a - b);
-  const median = sorted[Math.floor(sorted.length / 2)] ?? 0;
-  return { median, min: sorted[0] ?? 0, max: sorted.at(-1) ?? 0 };
-}
-
-function summarize(results: Record<Side, Drain[]>) {
-  const ratios = (key: keyof Drain) =>
-    spread(results.program.map((drain, round) => drain[key] / (results["bare SDK loop"][round]?.[key] ?? 1)));
-  const side = (name: Side) => ({
-    ordersPerSecond: spread(results[name].map(({ ordersPerSecond }) => ordersPerSecond)),
-    cpuMicrosPerOrder: spread(results[name].map(({ cpuMicrosPerOrder }) => cpuMicrosPerOrder)),
+function suitesOf(names: string[]) {
+  return (names.length > 0 ? names : Object.keys(SUITES)).map((name) => {
+    const suite = SUITES[name];
+    if (suite) return suite;
+    throw new UsageError(`There is no suite "${name}": there are ${Object.keys(SUITES).join(", ")}`);
   });
+}
+
+function readOptions(values: Record<string, unknown>): Options {
+  function numbers(name: string): number[] | undefined {
+    const text = values[name];
+    if (text === undefined) return undefined;
+    if (/^[1-9]\d{0,8}(,[1-9]\d{0,8})*$/.test(`${text}`)) return `${text}`.split(",").map(Number);
+    throw new UsageError(`--${name} must be a whole number of at least 1: got "${text}"`);
+  }
+  const first = (name: string) => numbers(name)?.[0];
   return {
-    program: side("program"),
-    bare: side("bare SDK loop"),
-    ratio: { ordersPerSecond: ratios("ordersPerSecond"), cpuMicrosPerOrder: ratios("cpuMicrosPerOrder") },
+    rounds: first("rounds") ?? 3,
+    days: first("days") ?? 2,
+    boardUsers: first("board-users") ?? 1_000_000,
+    orders: numbers("orders"),
+    users: numbers("users"),
+    seconds: first("seconds"),
+    workers: first("workers"),
+    concurrency: first("concurrency"),
   };
 }
 
-function print(summary: ReturnType<typeof summarize>) {
-  const cell = ({ median, min, max }: ReturnType<typeof spread>, digits = 0) =>
-    `${median.toFixed(digits)} (${min.toFixed(digits)}–${max.toFixed(digits)})`.padEnd(26);
-  console.log(`${"".padEnd(16)}${"orders/s".padEnd(26)}CPU µs/order    median (min–max)`);
-  for (const [name, { ordersPerSecond, cpuMicrosPerOrder }] of Object.entries(summary)) {
-    const digits = name === "ratio" ? 2 : 0;
-    console.log(name.padEnd(16) + cell(ordersPerSecond, digits) + cell(cpuMicrosPerOrder, digits));
-  }
+function print({ title, rows }: Table) {
+  const columns = [...new Set(Object.values(rows).flatMap(Object.keys))];
+  // ordersPerSecond -> orders per second
+  const head = ["", ...columns.map((name) => name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`))];
+  const body = Object.entries(rows).map(([name, row]) => [name, ...columns.map((column) => cell(row[column]))]);
+  const widths = head.map((_, index) => Math.max(...[head, ...body].map((line) => line[index]?.length ?? 0)));
+  console.log(`\n${title}, median (least–most)`);
+  for (const line of [head, ...body])
+    console.log(line.map((text, index) => text.padEnd(widths[index] ?? 0)).join("  "));
 }
 
-async function main() {
-  const number = (value: string) => ({ type: "string" as const, default: value });
-  const { values } = parseArgs({
-    options: {
-      orders: number("50000"),
-      users: number("1000"),
-      rounds: number("3"),
-      workers: number(`${Math.min(availableParallelism(), 4)}`),
-      concurrency: number("16"),
-      bare: { type: "string" },
-      json: { type: "boolean" },
-      help: { type: "boolean" },
-    },
-  });
-  if (values.help) return console.log(HELP);
-  if (values.bare) return await drainBare(JSON.parse(values.bare));
-  const { rounds, ...setting } = values;
-  const numbers = {
-    orders: Number(setting.orders),
-    users: Number(setting.users),
-    workers: Number(setting.workers),
-    concurrency: Number(setting.concurrency),
-  };
-  const summary = summarize(await bench(numbers, Number(rounds)));
-  if (values.json) console.log(JSON.stringify(summary));
-  else print(summary);
+const digits = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
+
+function cell(spread: Spread | undefined): string {
+  if (!spread) return "";
+  const [median, min, max] = [spread.median, spread.min, spread.max].map((value) => digits.format(value));
+  return `${median} (${min}–${max})`;
 }
 
-if (isMainThread) await main();
-else await drainBare(workerData);
+process.exit(await bench(process.argv.slice(2)));

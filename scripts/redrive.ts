@@ -34,8 +34,8 @@ Usage: bun scripts/redrive.ts [list | back | file PATH] [options]
   --json         JSON lines on stdout and nothing else there: the messages shown, then the counts
 
 A message is deleted only when its copy is in the queue or on disk: a kill loses none, but may leave one in both
-places. Moved back again it is a duplicate, as long as the program remembers order ids (twice the longer retention of
-the two queues, and a day). What stays is hidden from others until the end or Ctrl-C; after a kill, for up to
+places. Moved back again it is a duplicate, as long as the program remembers order ids (at least
+29 days). What stays is hidden from others until the end or Ctrl-C; after a kill, for up to
 ${HIDE_SECONDS / 60} minutes. What arrives while messages move back stays: it may be the same, rejected again. Every look counts as
 a receive, should the dead-letter queue have a redrive policy of its own. The program's environment variables name
 the queue.

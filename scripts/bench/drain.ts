@@ -1,0 +1,71 @@
+/** How fast a full queue is drained, and what an order costs. */
+
+import type { Options } from "../bench.ts";
+import { generateOrders } from "./orders.ts";
+import { type Child, cpuMicros, waitFor } from "./processes.ts";
+import { startEmulator, startProgram, startRedis } from "./rig.ts";
+import { compare, type Measurement, type Table } from "./rounds.ts";
+
+/** Two do the whole work of the program, and need Redis; the loops receive and delete, nothing else. */
+const SIDES = {
+  program: { command: ["index.ts"], records: true },
+  "bare SDK loop": { command: ["scripts/bench/sides/consumers.ts", "sdkLoop"], records: false },
+  "bare fetch loop": { command: ["scripts/bench/sides/consumers.ts", "fetchLoop"], records: false },
+  "sqs-consumer": { command: ["scripts/bench/sides/consumers.ts", "sqsConsumer"], records: true },
+};
+const RATIOS = Object.keys(SIDES).map((side): [string, string] => ["program", side]);
+
+/** One table for each number of orders and of users. */
+export async function drain(options: Options): Promise<Table[]> {
+  const tables: Table[] = [];
+  for (const orders of options.orders ?? [50_000]) {
+    for (const users of options.users ?? [1_000]) {
+      const title = `Drain of ${orders} orders of ${users} users`;
+      const sides = Object.entries(SIDES).map(([name, { command, records }]) => {
+        const measure = (seed: number) => drainOnce(command, records, { ...options, orders, users, seed });
+        return [name, measure];
+      });
+      tables.push(await compare(title, Object.fromEntries(sides), options.rounds, RATIOS.slice(1)));
+    }
+  }
+  return tables;
+}
+
+type Setting = Omit<Options, "orders" | "users"> & { orders: number; users: number; seed: number };
+
+/** A fresh emulator and a fresh Redis for every drain: none inherits what another left. */
+async function drainOnce(command: string[], records: boolean, setting: Setting): Promise<Measurement> {
+  await using emulator = await startEmulator();
+  await using redis = records ? await startRedis() : undefined;
+  const { sqs } = emulator;
+  const expected = await sqs.fill(generateOrders(setting, { mismatch: 2, duplicates: 2 }), setting.orders);
+  await using consumer = startProgram(command, { ...setting, emulator, redis });
+  const measurement = await observe(sqs.left, setting.orders, consumer, redis);
+  await waitFor(consumer, async () => (await sqs.left()) === 0);
+  // Whoever is fast because it loses orders is not measured.
+  const counted = (await redis?.store.global())?.orders ?? expected;
+  if (counted !== expected) throw new Error(`${command} counted ${counted} of ${expected} orders`);
+  return { ...measurement, requestsPerOrder: (await sqs.requests()) / setting.orders };
+}
+
+/** Between 95 % and 5 % of the queue, from outside: neither starts nor last long polls count, and all sides are alike. */
+async function observe(left: () => Promise<number>, orders: number, consumer: Child, redis: Child | undefined) {
+  const sample = async () => ({
+    left: await left(),
+    atMs: performance.now(),
+    cpu: cpuMicros(consumer),
+    redisCpu: redis ? cpuMicros(redis) : 0,
+  });
+  let first = await sample();
+  const last = await waitFor(consumer, async () => {
+    const now = await sample();
+    if (now.left > orders * 0.95) first = now;
+    return now.left < orders * 0.05 && now;
+  });
+  const done = first.left - last.left;
+  return {
+    ordersPerSecond: done / ((last.atMs - first.atMs) / 1000),
+    cpuMicrosPerOrder: (last.cpu - first.cpu) / done,
+    ...(redis && { redisMicrosPerOrder: (last.redisCpu - first.redisCpu) / done }),
+  };
+}
