@@ -40,6 +40,28 @@ export function bySpend(a: UserTotals, b: UserTotals): number {
   return b.cents - a.cents || Buffer.compare(Buffer.from(a.userId), Buffer.from(b.userId));
 }
 
+/** How many of the latest corrected, rejected and duplicate orders are kept to look at, each. */
+export const MAX_RECENT = 100;
+
+/** An order that was not simply counted, for people to look at. */
+export interface RecentOrder {
+  outcome: "corrected" | "rejected" | "duplicate";
+  /** When it was settled, ms since the epoch. */
+  atMs: number;
+  messageId: string;
+  /** Absent, as the next one, where the body holds none that is valid. */
+  orderId?: string;
+  userId?: string;
+  /** Of a corrected order: its `order_value` as sent, and what it counts instead, in cents. */
+  declared?: number;
+  cents?: number;
+  /** Of a rejected order. */
+  reason?: string;
+  errors?: readonly { path: string; message: string }[];
+  /** Of the producer's trace, 32 hexadecimal digits, where the message carries one. */
+  traceId?: string;
+}
+
 /** `duplicate`: the order id was counted before, in this batch or any earlier one. */
 export type Recorded = "recorded" | "duplicate";
 
@@ -56,6 +78,12 @@ export interface Store {
   top(board: string, n: number): Promise<UserTotals[]>;
   /** One total per day asked for (`YYYY-MM-DD`), zeros included. */
   daily(days: readonly string[]): Promise<Totals[]>;
+  /** Whether the order id was counted within the window (`MARKER_WINDOW_SECONDS`) for sure; perhaps an earlier one. */
+  knows(orderId: string): Promise<boolean>;
+  /** Keeps orders to look at, the newest last; of each outcome the newest `MAX_RECENT` stay. Not for accounts. */
+  remember(orders: readonly RecentOrder[]): Promise<void>;
+  /** The latest `n` (at most `MAX_RECENT`) of an outcome, the newest first. */
+  recent(outcome: RecentOrder["outcome"], n: number): Promise<RecentOrder[]>;
   /** What an operator should change before trusting it, a sentence each. */
   advice(): Promise<string[]>;
   /** Rejects while the store cannot take orders: out of reach, read-only, out of memory or disk. */
@@ -73,4 +101,8 @@ export interface WholeStore extends Store {
   userIds(board?: string): AsyncIterable<string[]>;
   /** What each of the users has on the board, zeros included. */
   places(board: string, userIds: readonly string[]): Promise<Totals[]>;
+  /** Keeps the parts of a listing, in order, for `seconds`, so that whoever reads its pages later reads of one moment. */
+  keepListing(id: string, parts: readonly string[], seconds: number): Promise<void>;
+  /** One part of a listing; undefined when its time is over or there is no such part. */
+  listingPart(id: string, index: number): Promise<string | undefined>;
 }
