@@ -7,6 +7,7 @@ import { countRequests } from "./queue/metrics.ts";
 import { openQueue } from "./queue/queue.ts";
 import { locateQueue } from "./queue/setup.ts";
 import type { App } from "./routes/app.ts";
+import { startMonitor } from "./routes/monitor.ts";
 import { openStore } from "./store/open.ts";
 import { shareReads } from "./store/share.ts";
 
@@ -46,9 +47,16 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   parts.defer(() => pool.stop());
 
   const { createApp } = await loadingApp;
+  const reads = shareReads(store);
+  const monitor = startMonitor({ reads, depth: queue.depth, workers: pool.status, outcomes: pool.outcomes });
+  parts.defer(() => monitor.stop());
+  const stopping = new AbortController();
   const app = createApp({
     log,
-    store: shareReads(store),
+    store,
+    reads,
+    monitor,
+    stopping: stopping.signal,
     storeKind: config.store.kind,
     depth: queue.depth,
     workers: pool.status,
@@ -57,6 +65,7 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   });
   const url = listen(app, config.http);
   parts.defer(() => stopListening(app));
+  parts.defer(() => stopping.abort());
 
   if (!queueAddress.deadLetterUrl)
     log.warn({

@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { AggregatorRegistry } from "prom-client";
 import type { Log } from "../log.ts";
+import type { Outcome } from "./metrics.ts";
 import type { WorkerOptions, WorkerReport } from "./worker.ts";
 
 export type WorkerState = "running" | "paused" | "restarting";
@@ -16,6 +17,8 @@ export interface Pool {
   status(): WorkerStatus[];
   /** What the workers have counted since the start, those that have died included; prom-client's JSON. */
   metrics(): Promise<object[][]>;
+  /** Orders by outcome since the start, out of the same. */
+  outcomes(): Promise<Record<Outcome, number>>;
   /** Every worker settles or releases what it holds; after eight seconds the rest is left to redelivery. */
   stop(): Promise<void>;
 }
@@ -59,11 +62,19 @@ export async function startPool(
     await stop();
     throw error;
   }
-  return {
-    status: () => slots.map((slot) => slot.status()),
-    metrics: async () => (await Promise.all(slots.map((slot) => slot.metrics()))).flat(),
-    stop,
-  };
+  const metrics = async () => (await Promise.all(slots.map((slot) => slot.metrics()))).flat();
+  const outcomes = async () => outcomesIn((await metrics()).flat() as Metric[]);
+  return { status: () => slots.map((slot) => slot.status()), metrics, outcomes, stop };
+}
+
+/** One of prom-client's JSON. */
+type Metric = { name: string; values: { value: number; labels: { outcome?: Outcome } }[] };
+
+function outcomesIn(metrics: Metric[]): Record<Outcome, number> {
+  const sums = { counted: 0, corrected: 0, duplicate: 0, rejected: 0 };
+  const values = metrics.filter(({ name }) => name === "orders_total").flatMap((metric) => metric.values);
+  for (const { value, labels } of values) if (labels.outcome) sums[labels.outcome] += value;
+  return sums;
 }
 
 /** One place in the pool and the worker that fills it, again and again. */

@@ -3,10 +3,16 @@ import { Elysia } from "elysia";
 import { rateLimit } from "elysia-rate-limit";
 import { Registry } from "prom-client";
 import type { Log } from "../log.ts";
+import type { Reads } from "../store/share.ts";
+import type { WholeStore } from "../store/store.ts";
+import { dashboardRoutes } from "./dashboard.ts";
 import { docsRoutes } from "./docs.ts";
+import { eventRoutes } from "./events.ts";
 import { type HealthParts, healthRoutes } from "./health.ts";
 import { cached, LOOK_DEADLINE_MS, within } from "./look.ts";
 import { type MetricsParts, metricsRoutes, requestTimer } from "./metrics.ts";
+import type { Monitor } from "./monitor.ts";
+import { orderRoutes } from "./orders.ts";
 import { errorTable, PROBLEM_TYPE, Problem, problemOf } from "./problem.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
@@ -14,6 +20,11 @@ import { userRoutes } from "./users.ts";
 export type ApiParts = HealthParts &
   Omit<MetricsParts, "registry"> & {
     log: Log;
+    store: WholeStore;
+    reads: Reads;
+    monitor: Monitor;
+    /** Aborted when the process stops: event streams end then. */
+    stopping: AbortSignal;
     apiKey?: string;
     /** Of one client address; no limit where absent. */
     requestsPerMinute?: number;
@@ -47,7 +58,10 @@ export function createApp(parts: ApiParts) {
     .onTransform(({ request, route, set }) => {
       (set as Timed).startedAt = performance.now();
       if (!OPEN_ROUTES.includes(route) && !keyFits(request)) {
-        throw new Problem(401, "This needs the header Authorization: Bearer <API_KEY>");
+        throw new Problem(
+          401,
+          "This needs the header Authorization: Bearer <API_KEY>, or in a browser the key as password",
+        );
       }
     })
     .onError(errorTable(log, () => routes))
@@ -66,6 +80,9 @@ export function createApp(parts: ApiParts) {
     .use(healthRoutes({ ...parts, depth }))
     .use(statsRoutes(parts))
     .use(userRoutes(parts))
+    .use(orderRoutes(parts))
+    .use(eventRoutes(parts))
+    .use(dashboardRoutes())
     .use(metricsRoutes({ ...parts, depth, registry }));
   routes = app.routes;
   return app;
@@ -90,7 +107,15 @@ function authorization(apiKey: string | undefined): (request: Request) => boolea
   const digest = (text: string) => createHash("sha256").update(text).digest();
   const expected = digest(apiKey);
   return (request) => {
-    const [, key] = request.headers.get("authorization")?.match(/^bearer (.*)$/i) ?? [];
-    return key !== undefined && timingSafeEqual(digest(key), expected);
+    const [, scheme, credentials = ""] = request.headers.get("authorization")?.match(/^(bearer|basic) (.*)$/i) ?? [];
+    if (!scheme) return false;
+    // Of Basic (RFC 7617) only the password counts: browsers ask for a user as well.
+    const basic = scheme.toLowerCase() === "basic";
+    const key = basic
+      ? Buffer.from(credentials, "base64")
+          .toString()
+          .replace(/^[^:]*:/, "")
+      : credentials;
+    return timingSafeEqual(digest(key), expected);
   };
 }

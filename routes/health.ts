@@ -31,6 +31,17 @@ export function healthRoutes(parts: HealthParts) {
         return answer;
       },
       { detail: healthDetail },
+    )
+    .get(
+      "/ready",
+      async ({ set }) => {
+        const { services, problems } = await health();
+        const ready = services.redis !== "disconnected";
+        set.status = ready ? 200 : 503;
+        set.headers["cache-control"] = "no-store";
+        return { status: ready ? "ready" : "not ready", ...(!ready && { problems }) };
+      },
+      { detail: readyDetail },
     );
 }
 
@@ -95,8 +106,9 @@ const HEALTH = {
   }),
 };
 
-const healthDetail = (() => {
-  const detail = operation({
+const healthDetail = whenNot(
+  "The store or the queue cannot be reached or a consumer is stuck; `problems` says why",
+  operation({
     tag: "service",
     open: true,
     summary: "Whether the store, the queue and the consumers work",
@@ -105,10 +117,28 @@ const healthDetail = (() => {
       status: "healthy",
       services: { redis: "connected", api: "running", queue: "connected", consumers: "running" },
     },
-  });
-  const unhealthy = {
-    description: "The store or the queue cannot be reached or a consumer is stuck; `problems` says why",
-    content: { "application/json": { schema: HEALTH } },
+  }),
+);
+
+const readyDetail = whenNot(
+  "The store cannot be read; `problems` says why",
+  operation({
+    tag: "service",
+    open: true,
+    summary: "Whether this process can answer requests",
+    description:
+      "For a load balancer. A process whose queue is away or whose consumers are stuck still answers: see /health.",
+    schema: object({ status: { type: "string", enum: ["ready", "not ready"] } }),
+    example: { status: "ready" },
+  }),
+);
+
+/** Adds the 503 that has the same form as the 200. */
+function whenNot(description: string, detail: ReturnType<typeof operation>) {
+  const { content } = detail.responses[200];
+  const schema = content["application/json"]?.schema;
+  return {
+    ...detail,
+    responses: { ...detail.responses, 503: { description, content: { "application/json": { schema } } } },
   };
-  return { ...detail, responses: { ...detail.responses, 503: unhealthy } };
-})();
+}

@@ -14,12 +14,12 @@ export async function within<T>(deadlineMs: number, answer: Promise<T>): Promise
   }
 }
 
-/** Looks at most twice a second and answers everybody else with the last look. */
-export function cached<T>(look: () => Promise<T>): () => Promise<T> {
+/** Looks at most once in `forMs` and answers everybody else with the last look. */
+export function cached<T>(look: () => Promise<T>, forMs = CACHE_MS): () => Promise<T> {
   let last: Promise<T> | undefined;
   let lookedAt = 0;
   return () => {
-    if (!last || performance.now() - lookedAt > CACHE_MS) {
+    if (!last || performance.now() - lookedAt > forMs) {
       lookedAt = performance.now();
       last = look();
     }

@@ -19,7 +19,7 @@ interface Operation {
 
 interface Parameter {
   name: string;
-  in: "path" | "query";
+  in: "path" | "query" | "header";
   description: string;
   required: boolean;
   schema: Schema;
@@ -28,7 +28,8 @@ interface Parameter {
 
 const PROBLEMS: Record<number, string> = {
   400: "The request cannot be parsed",
-  401: "API_KEY is set and the request has no or a wrong `Authorization: Bearer`",
+  401: "API_KEY is set and the request has no or a wrong `Authorization`",
+  410: "The listing is no longer kept: begin again without a cursor",
   422: "A parameter is not valid; `detail` says which and why",
   503: "The store or the queue cannot be reached just now",
 };
@@ -79,3 +80,13 @@ export function object(properties: Record<string, Schema>) {
 
 export const COUNT = { type: "integer", minimum: 0 };
 export const AMOUNT = { type: "number", minimum: 0, description: "Exact to the cent, at most two decimals" };
+
+/** When the read of an answer began: every order counted before that is in it. */
+export const asOf = (ms: number) => ({ as_of: new Date(ms).toISOString() });
+export const AS_OF = {
+  as_of: {
+    type: "string",
+    format: "date-time",
+    description: "Every order counted before this moment is in the answer",
+  },
+};

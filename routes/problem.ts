@@ -22,6 +22,16 @@ export async function fromStore<T>(answer: Promise<T>): Promise<T> {
   }
 }
 
+/** The id that Elysia has decoded from the path; it turns a broken escape into U+FFFD, which would be another id. */
+export function decodeId(id: string, path: string): string {
+  try {
+    if (path.includes("%")) decodeURIComponent(path);
+  } catch {
+    throw new Problem(400, "The id in the path is not percent-encoded UTF-8");
+  }
+  return id;
+}
+
 interface Route {
   method: string;
   path: string;
@@ -33,7 +43,8 @@ type Set = Parameters<ErrorHandler>[0]["set"];
 export function answerProblem(set: Set, status: number, detail: string) {
   set.status = status;
   set.headers["content-type"] = PROBLEM_TYPE;
-  if (status === 401) set.headers["www-authenticate"] = "Bearer";
+  // Basic is for people: their browser asks for the key, as the password of any user, and sends it from then on.
+  if (status === 401) set.headers["www-authenticate"] = 'Bearer, Basic realm="order statistics", charset="UTF-8"';
   if (status === 503) set.headers["retry-after"] = "2";
   return problemOf(status, detail);
 }

@@ -1,25 +1,36 @@
 import { Elysia, t } from "elysia";
 import { daysBetween, isDay } from "../store/periods.ts";
-import type { Store, Totals } from "../store/store.ts";
-import { AMOUNT, COUNT, object, operation } from "./openapi.ts";
+import type { Reads } from "../store/share.ts";
+import type { Totals } from "../store/store.ts";
+import { toAmount } from "./amount.ts";
+import { unlessKnown } from "./etag.ts";
+import { AMOUNT, AS_OF, asOf, COUNT, object, operation } from "./openapi.ts";
 import { fromStore, Problem } from "./problem.ts";
 
 /** A year and a month: a page of history, and a bound on what one request may cost. */
 const MAX_DAYS = 400;
 
 /** Totals overall and by day. */
-export function statsRoutes({ store }: { store: Store }) {
+export function statsRoutes({ reads }: { reads: Reads }) {
   return new Elysia({ name: "stats" })
-    .get("/stats/global", async () => toStats(await fromStore(store.global())), { detail: globalDetail })
+    .get(
+      "/stats/global",
+      async () => {
+        const { value, asOfMs } = await fromStore(reads.global());
+        return { ...toStats(value), ...asOf(asOfMs) };
+      },
+      { detail: globalDetail },
+    )
     .get(
       "/stats/daily",
-      async ({ query: { from, to } }) => {
+      async ({ query: { from, to }, headers, set }) => {
         const days = daysBetween(checkDay("from", from), checkDay("to", to));
         if (from > to) throw new Problem(422, `from must not be after to: got ${from} and ${to}`);
         if (days.length > MAX_DAYS)
           throw new Problem(422, `A range holds at most ${MAX_DAYS} days: got ${days.length}`);
-        const totals = await fromStore(store.daily(days));
-        return { from, to, days: totals.map((total, index) => ({ date: days[index], ...toStats(total) })) };
+        const { value, asOfMs } = await fromStore(reads.daily(days));
+        const rows = value.map((total, index) => ({ date: days[index] ?? "", ...toStats(total) }));
+        return unlessKnown(headers, set, { from, to, days: rows }, asOf(asOfMs));
       },
       {
         query: t.Object({
@@ -31,9 +42,6 @@ export function statsRoutes({ store }: { store: Store }) {
     );
 }
 
-/** Cents become a JSON number only here, at the edge. */
-export const toAmount = (cents: number) => cents / 100;
-
 const toStats = ({ orders, cents }: Totals) => ({ total_orders: orders, total_revenue: toAmount(cents) });
 
 function checkDay(name: string, value: string): string {
@@ -44,8 +52,8 @@ function checkDay(name: string, value: string): string {
 const globalDetail = operation({
   tag: "stats",
   summary: "All orders and their revenue",
-  schema: object({ total_orders: COUNT, total_revenue: AMOUNT }),
-  example: { total_orders: 100, total_revenue: 15750.5 },
+  schema: object({ total_orders: COUNT, total_revenue: AMOUNT, ...AS_OF }),
+  example: { total_orders: 100, total_revenue: 15750.5, as_of: "2024-12-13T10:00:00.000Z" },
   problems: [503],
 });
 
@@ -68,6 +76,7 @@ const dailyDetail = operation({
       type: "array",
       items: object({ date: { type: "string", format: "date" }, total_orders: COUNT, total_revenue: AMOUNT }),
     },
+    ...AS_OF,
   }),
   example: {
     from: "2024-12-13",
@@ -76,6 +85,7 @@ const dailyDetail = operation({
       { date: "2024-12-13", total_orders: 3, total_revenue: 120.5 },
       { date: "2024-12-14", total_orders: 0, total_revenue: 0 },
     ],
+    as_of: "2024-12-14T10:00:00.000Z",
   },
   problems: [422, 503],
 });

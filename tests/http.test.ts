@@ -25,8 +25,19 @@ let api: Running;
 let locked: Running;
 beforeAll(async () => {
   const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
+  const corrected = { outcome: "corrected", orderId: "O2", userId: "U1", declared: 99.999, cents: 4000 } as const;
+  const rejected = {
+    outcome: "rejected",
+    reason: "invalid_json",
+    errors: [{ path: "", message: "must be JSON" }],
+  } as const;
+  await store.remember([
+    { ...rejected, atMs: Date.parse("2024-12-13T10:00:00Z"), messageId: "m1" },
+    { ...corrected, atMs: Date.parse("2024-12-13T10:00:00.5Z"), messageId: "m0" },
+    { ...corrected, atMs: Date.parse("2024-12-13T10:00:01Z"), messageId: "m2", traceId: "ab" },
+  ]);
   await store.record([
-    order({ userId: "U5678", cents: 320_075 }),
+    order({ id: "O/1", userId: "U5678", cents: 320_075 }),
     order({ userId: "U1", cents: 1999, day: "2024-12-14" }),
     order({ userId: "a/b c😀", cents: 10 }),
   ]);
@@ -39,13 +50,15 @@ afterAll(() => Promise.all([api.stop(), locked.stop()]));
 const get = (path: string, init?: RequestInit) => fetch(api.url + path, init);
 const json = async (path: string) => await (await get(path)).json();
 
+const as_of = expect.stringMatching(/^20\d\d-\d\d-\d\dT.*Z$/);
+
 describe("answers", () => {
   test.each([
     ["/", { message: "Welcome to Qyrus Assignment API", version: "1.0.0", docs: "/docs", health: "/health" }],
-    ["/stats/global", { total_orders: 3, total_revenue: 3220.84 }],
-    ["/users/U5678/stats", { user_id: "U5678", order_count: 1, total_spend: 3200.75 }],
-    ["/users/nobody/stats", { user_id: "nobody", order_count: 0, total_spend: 0 }],
-    [`/users/${encodeURIComponent("a/b c😀")}/stats`, { user_id: "a/b c😀", order_count: 1, total_spend: 0.1 }],
+    ["/stats/global", { total_orders: 3, total_revenue: 3220.84, as_of }],
+    ["/users/U5678/stats", { user_id: "U5678", order_count: 1, total_spend: 3200.75, as_of }],
+    ["/users/nobody/stats", { user_id: "nobody", order_count: 0, total_spend: 0, as_of }],
+    [`/users/${encodeURIComponent("a/b c😀")}/stats`, { user_id: "a/b c😀", order_count: 1, total_spend: 0.1, as_of }],
     [
       "/top-users?period=w&date=2024-50",
       {
@@ -56,13 +69,14 @@ describe("answers", () => {
           { user_id: "U1", order_count: 1, total_spend: 19.99 },
           { user_id: "a/b c😀", order_count: 1, total_spend: 0.1 },
         ],
+        as_of,
       },
     ],
     [
       "/top-users?period=d&date=2024-12-14&n=1",
-      { period: "d", date: "2024-12-14", top_users: [{ user_id: "U1", order_count: 1, total_spend: 19.99 }] },
+      { period: "d", date: "2024-12-14", top_users: [{ user_id: "U1", order_count: 1, total_spend: 19.99 }], as_of },
     ],
-    ["/top-users?period=m&date=2024-11&n=1000", { period: "m", date: "2024-11", top_users: [] }],
+    ["/top-users?period=m&date=2024-11&n=1000", { period: "m", date: "2024-11", top_users: [], as_of }],
     [
       "/stats/daily?from=2024-12-12&to=2024-12-14",
       {
@@ -73,6 +87,59 @@ describe("answers", () => {
           { date: "2024-12-13", total_orders: 2, total_revenue: 3200.85 },
           { date: "2024-12-14", total_orders: 1, total_revenue: 19.99 },
         ],
+        as_of,
+      },
+    ],
+    ["/orders/O%2F1", { order_id: "O/1", state: "counted", window_days: 29, as_of }],
+    ["/orders/O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
+    ["/orders/recent?outcome=duplicate", { outcome: "duplicate", orders: [], as_of }],
+    [
+      "/orders/recent?outcome=corrected&n=1",
+      {
+        outcome: "corrected",
+        orders: [
+          {
+            at: "2024-12-13T10:00:01.000Z",
+            message_id: "m2",
+            order_id: "O2",
+            user_id: "U1",
+            declared: 99.999,
+            computed: 40,
+            difference: -60,
+            trace_id: "ab",
+          },
+        ],
+        as_of,
+      },
+    ],
+    [
+      "/orders/recent?outcome=rejected",
+      {
+        outcome: "rejected",
+        orders: [
+          {
+            at: "2024-12-13T10:00:00.000Z",
+            message_id: "m1",
+            order_id: null,
+            user_id: null,
+            reason: "invalid_json",
+            errors: [{ path: "", message: "must be JSON" }],
+          },
+        ],
+        as_of,
+      },
+    ],
+    ["/ready", { status: "ready" }],
+    [
+      "/users?limit=2",
+      {
+        as_of,
+        total_users: 3,
+        users: [
+          { user_id: "U5678", order_count: 1, total_spend: 3200.75 },
+          { user_id: "U1", order_count: 1, total_spend: 19.99 },
+        ],
+        next_cursor: expect.any(String),
       },
     ],
     [
@@ -93,6 +160,24 @@ describe("answers", () => {
     expect(await json("/top-users?period=d")).toMatchObject({ date: new Date().toISOString().slice(0, 10) });
   });
 
+  test("the pages of /users go on where the last one ended", async () => {
+    const first = (await json("/users?sort=spend&limit=2")) as { next_cursor: string; as_of: string };
+    const second = await json(`/users?limit=2&cursor=${first.next_cursor}`);
+    const users = [{ user_id: "a/b c😀", order_count: 1, total_spend: 0.1 }];
+    expect(second).toEqual({ as_of: first.as_of, total_users: 3, users, next_cursor: null });
+  });
+
+  test.each(["/stats/daily?from=2024-12-12&to=2024-12-14", "/top-users?period=y&date=2024", "/dashboard"])(
+    "%s is sent once to whoever has it",
+    async (path) => {
+      const etag = (await get(path)).headers.get("etag") ?? "";
+      expect(etag).not.toBe("");
+      const again = await get(path, { headers: { "if-none-match": etag } });
+      expect([again.status, again.headers.get("etag"), await again.text()]).toEqual([304, etag, ""]);
+      expect((await get(path, { headers: { "if-none-match": '"other"' } })).status).toBe(200);
+    },
+  );
+
   test("HEAD answers like GET without a body", async () => {
     const response = await get("/stats/global", { method: "HEAD" });
     expect([response.status, await response.text()]).toEqual([200, ""]);
@@ -105,6 +190,20 @@ describe("problems", () => {
     ["/users//stats", 404, "There is nothing at /users//stats"],
     ["/docs/package.json", 404, "There is nothing at /docs/package.json"],
     ["/users/%ff/stats", 400, "not percent-encoded"],
+    ["/orders/%ff", 400, "not percent-encoded"],
+    ["/orders/recent", 422, "outcome must be corrected, rejected or duplicate"],
+    ["/orders/recent?outcome=counted", 422, "outcome must be corrected, rejected or duplicate"],
+    ["/orders/recent?outcome=rejected&n=101", 422, "n must be an integer from 1 to 100"],
+    ["/users?sort=name", 422, "sort must be spend"],
+    ["/users?limit=0", 422, "limit must be an integer from 1 to 1000"],
+    ["/users?cursor=", 422, "cursor must be the next_cursor of an earlier page"],
+    ["/users?cursor=abc", 422, "cursor must be the next_cursor of an earlier page"],
+    [
+      `/users?cursor=${Buffer.from("1734084000000 5 0 gone").toString("base64url")}`,
+      410,
+      "begin again without a cursor",
+    ],
+    ["/dashboard/page.ts", 404, "There is nothing at /dashboard/page.ts"],
     ["/top-users", 422, "period must be d (day), w (ISO week), m (month) or y (year)"],
     ["/top-users?period=x&date=2024", 422, "period must be d"],
     ["/top-users?period=d&date=2024-02-30", 422, 'With period=d, date must be a date, YYYY-MM-DD: got "2024-02-30"'],
@@ -153,22 +252,30 @@ describe("with API_KEY", () => {
   const ask = (path: string, authorization?: string) =>
     fetch(locked.url + path, authorization ? { headers: { authorization } } : {});
 
-  test.each(["/", "/health"])("%s is open", async (path) => {
+  test.each(["/", "/health", "/ready"])("%s is open", async (path) => {
     expect((await ask(path)).status).toBe(200);
   });
 
-  test.each(["/stats/global", "/users/U1/stats", "/metrics", "/docs", "/docs/json", "/stats/global/"])(
-    "%s asks for it",
-    async (path) => {
-      const refused = await ask(path);
-      expect(refused.status).toBe(401);
-      expect(refused.headers.get("www-authenticate")).toBe("Bearer");
-      expect(refused.headers.get("content-type")).toBe("application/problem+json");
-      expect((await ask(path, "Bearer wrong")).status).toBe(401);
-      expect((await ask(path, "open sesame")).status).toBe(401);
-      expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
-    },
-  );
+  test.each([
+    "/stats/global",
+    "/users/U1/stats",
+    "/metrics",
+    "/docs",
+    "/docs/json",
+    "/stats/global/",
+    "/dashboard",
+    "/events",
+  ])("%s asks for it", async (path) => {
+    const refused = await ask(path);
+    expect(refused.status).toBe(401);
+    expect(refused.headers.get("www-authenticate")).toMatch(/^Bearer, Basic realm=/);
+    expect(refused.headers.get("content-type")).toBe("application/problem+json");
+    expect((await ask(path, "Bearer wrong")).status).toBe(401);
+    expect((await ask(path, "open sesame")).status).toBe(401);
+    expect((await ask(path, `Basic ${btoa("open sesame:")}`)).status).toBe(401);
+    expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
+    expect((await ask(path, `Basic ${btoa("anybody:open sesame")}`)).status).not.toBe(401);
+  });
 });
 
 describe("a request whose URL can be read in two ways", () => {
@@ -232,11 +339,16 @@ describe("documentation", () => {
     const document = (await json("/docs/json")) as { paths: Record<string, Record<string, Operation>> };
     expect(Object.keys(document.paths).sort()).toEqual([
       "/",
+      "/events",
       "/health",
       "/metrics",
+      "/orders/recent",
+      "/orders/{order_id}",
+      "/ready",
       "/stats/daily",
       "/stats/global",
       "/top-users",
+      "/users",
       "/users/{user_id}/stats",
     ]);
     expect(document.paths["/stats/global"]?.get?.responses["401"]).toBeDefined();

@@ -7,7 +7,7 @@ import { Redis } from "ioredis";
 import { joinBatches } from "../store/join.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { boardsOf } from "../store/periods.ts";
-import { shareReads } from "../store/share.ts";
+import { type Read, shareReads } from "../store/share.ts";
 import {
   MAX_TOTAL_CENTS,
   type Order,
@@ -349,9 +349,9 @@ describe("shareReads()", () => {
       shared.user("U2"),
       shared.top("y:2024", 1),
     ]);
-    expect(answers[0]).toEqual({ orders: 1, cents: 1000 });
-    expect(answers[1]).toEqual(answers[0] as Totals);
-    expect(await shared.top("y:2024", 11)).toHaveLength(2);
+    expect(answers[0]).toEqual({ value: { orders: 1, cents: 1000 }, asOfMs: expect.any(Number) });
+    expect(answers[1]).toEqual(answers[0] as Read<Totals>);
+    expect((await shared.top("y:2024", 11)).value).toHaveLength(2);
     await shared.user("U1");
     expect(reads).toEqual([
       ["user", "U1"],
@@ -376,7 +376,7 @@ describe("shareReads()", () => {
     const failing = await Promise.allSettled([shared.global(), shared.global()]);
     expect(failing.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
     broken = false;
-    expect(await shared.global()).toEqual({ orders: 0, cents: 0 });
+    expect((await shared.global()).value).toEqual({ orders: 0, cents: 0 });
   });
 });
 

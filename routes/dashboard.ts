@@ -1,0 +1,62 @@
+import { join } from "node:path";
+import { Elysia } from "elysia";
+import { notModified } from "./etag.ts";
+import { Problem } from "./problem.ts";
+
+const ENTRY = join(import.meta.dir, "dashboard", "page.html");
+const HEADERS = {
+  // Everything from here, nothing inline, in nobody else's frame. The plotting library sizes its parts by style attributes.
+  "content-security-policy":
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  vary: "accept-encoding",
+};
+
+type Bundle = Map<
+  string,
+  { bytes: Buffer<ArrayBuffer>; gzipped: Uint8Array<ArrayBuffer>; headers: Record<string, string> }
+>;
+
+/** The live page at /dashboard: one document with one script and one style, bundled when it is first asked for. */
+export function dashboardRoutes() {
+  const hide = { detail: { hide: true } };
+  let bundling: Promise<Bundle> | undefined;
+
+  async function serve(name: string, headers: Record<string, string | undefined>): Promise<Response> {
+    bundling ??= bundle();
+    const file = (await bundling).get(name);
+    if (!file) throw new Problem(404, `There is nothing at /dashboard/${name}`);
+    if (headers["if-none-match"] === file.headers.etag) return notModified(file.headers);
+    const zip = /\bgzip\b/.test(headers["accept-encoding"] ?? "");
+    return new Response(zip ? file.gzipped : file.bytes, {
+      headers: { ...file.headers, ...HEADERS, ...(zip && { "content-encoding": "gzip" }) },
+    });
+  }
+
+  return new Elysia({ name: "dashboard" })
+    .get("/dashboard", ({ headers }) => serve("page.html", headers), hide)
+    .get("/dashboard/:file", ({ params: { file }, headers }) => serve(file, headers), hide);
+}
+
+/** Takes some ten milliseconds. Script and style carry the hash of their content in their names, so they never change. */
+async function bundle(): Promise<Bundle> {
+  // Relative, so that the page also works below another path of a proxy.
+  const { outputs } = await Bun.build({
+    entrypoints: [ENTRY],
+    minify: true,
+    target: "browser",
+    publicPath: "dashboard/",
+  });
+  const files = outputs.map(async (output) => {
+    const bytes = Buffer.from(await output.arrayBuffer());
+    const name = output.path.replace(/^.*\//, "");
+    const headers = {
+      "content-type": output.type,
+      "cache-control": name === "page.html" ? "no-cache" : "max-age=31536000, immutable",
+      etag: `"${Bun.hash(bytes).toString(36)}"`,
+    };
+    return [name, { bytes, gzipped: Bun.gzipSync(bytes), headers }] as const;
+  });
+  return new Map(await Promise.all(files));
+}

@@ -1,0 +1,97 @@
+import uPlot from "uplot";
+
+const color = (name: string) => () => getComputedStyle(document.body).getPropertyValue(`--${name}`);
+const plots: uPlot[] = [];
+
+export interface Plot {
+  /** Times in seconds since the epoch, and a value or a gap for each; `text` says the same in words. */
+  show(times: number[], values: (number | null)[], text: string): void;
+}
+
+interface Look {
+  name: string;
+  kind: "live" | "days";
+  format: (value: number) => string;
+}
+
+const DAY = 86_400;
+/** Seconds that the live plot shows: as much as a process remembers. */
+export const LIVE_SECONDS = 300;
+
+/** What the two kinds of plot do not share. Days are UTC; what just happened is on the reader's own clock. */
+const KINDS = {
+  live: {
+    range: (_: uPlot, __: number, max: number): [number, number] => [max - LIVE_SECONDS, max],
+    incrs: [60, 120, 300],
+    label: "Time",
+    time: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }),
+    moment: new Intl.DateTimeFormat(undefined, {
+      hour: "2-digit",
+      minute: "2-digit",
+      second: "2-digit",
+      hourCycle: "h23",
+    }),
+    series: { fill: color("fill"), width: 2 },
+  },
+  days: {
+    // Half a day on both sides, or the first and the last bar would be cut.
+    range: (_: uPlot, min: number, max: number): [number, number] => [min - 0.6 * DAY, max + 0.6 * DAY],
+    incrs: [1, 2, 7, 14, 30, 90].map((days) => days * DAY),
+    label: "Day",
+    time: new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", timeZone: "UTC" }),
+    moment: new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeZone: "UTC" }),
+    series: {
+      fill: color("accent"),
+      width: 0,
+      paths: uPlot.paths.bars?.({ size: [0.7, 40] }) as uPlot.Series.PathBuilder,
+    },
+  },
+};
+
+/** Draws into the element `id`, in its size and in the colours of the page's theme. Plots of days share their cursor. */
+export function createPlot(id: string, { name, kind, format }: Look): Plot {
+  const element = document.getElementById(id) as HTMLElement;
+  const { range, incrs, label, time, moment, series } = KINDS[kind];
+  const axis = { stroke: color("dim"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false } };
+  const size = () => ({ width: element.clientWidth, height: element.clientHeight - LEGEND_HEIGHT });
+  const plot = new uPlot(
+    {
+      ...size(),
+      cursor: { drag: { x: false, y: false }, points: { show: kind === "live" }, sync: { key: kind } },
+      scales: { x: { range }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
+      axes: [
+        { ...axis, size: 30, space: 60, incrs, values: (_, splits) => splits.map((at) => time.format(at * 1000)) },
+        { ...axis, size: 58, values: (_, splits) => splits.map((value) => shortly.format(value)) },
+      ],
+      series: [
+        { label, value: (_, at) => (at === null ? "" : moment.format(at * 1000)) },
+        {
+          ...series,
+          label: name,
+          stroke: color("accent"),
+          points: { show: false },
+          value: (_, value) => (value === null ? "–" : format(value)),
+        },
+      ],
+      // Ticks at midnight in UTC, and at whole minutes everywhere.
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+    },
+    [[], []],
+    element,
+  );
+  new ResizeObserver(() => plot.setSize(size())).observe(element);
+  plots.push(plot);
+  return {
+    show(times, values, text) {
+      plot.setData([times, values]);
+      element.setAttribute("aria-label", text);
+    },
+  };
+}
+
+const LEGEND_HEIGHT = 24;
+const shortly = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const plot of plots) plot.redraw(false);
+});

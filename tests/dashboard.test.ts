@@ -1,0 +1,209 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { Browser, Page } from "playwright-core";
+import { openQueue, type Queue } from "../queue/queue.ts";
+import { locateQueue } from "../queue/setup.ts";
+import { openBrowser } from "./support/browser.ts";
+import { body } from "./support/orders.ts";
+import { eventsOf, type Program, startProgram, temporaryFolder } from "./support/program.ts";
+import { freePort } from "./support/redis-server.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+// A real browser on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(120_000);
+
+const AXE = await Bun.file(require.resolve("axe-core/axe.min.js")).text();
+const HOSTILE = `<img src=x onerror="document.title='hacked'">`;
+const env = { PORT: `${freePort()}`, EMBEDDED_QUEUE_PORT: `${freePort()}`, DATA_DIR: temporaryFolder() };
+
+let browser: Browser;
+let program: Program;
+let queue: Queue;
+beforeAll(async () => {
+  browser = await openBrowser();
+  await startAgain();
+});
+afterAll(async () => {
+  queue.close();
+  program.kill("SIGTERM");
+  await Promise.all([browser.close(), program.exited]);
+});
+
+async function startAgain() {
+  program = await startProgram(env);
+  const url = `${eventsOf(program.output()).find(({ event }) => event === "started")?.queue}`;
+  const endpoint = new URL(url).origin;
+  queue = openQueue(await locateQueue({ name: "orders-queue", url, endpoint, embedded: true }));
+}
+
+const today = () => new Date().toISOString();
+/** An order of today whose items come to `value`. */
+const orderOf = (user: string, value: number, more: object = {}) =>
+  body({
+    user_id: user,
+    order_timestamp: today(),
+    order_value: value,
+    items: [{ product_id: "P1", quantity: 1, price_per_unit: value }],
+    ...more,
+  });
+
+/** The page, and what it asked for and complained about. */
+async function open({ width = 1280, scheme = "light" as "light" | "dark", url = program.url, key = "" } = {}) {
+  const credentials = key && { httpCredentials: { username: "anybody", password: key } };
+  const context = await browser.newContext({
+    viewport: { width, height: 900 },
+    colorScheme: scheme,
+    locale: "en-US",
+    ...credentials,
+  });
+  const page = await context.newPage();
+  const asked: string[] = [];
+  const complaints: string[] = [];
+  page.on("request", (request) => asked.push(request.url()));
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(error.message));
+  await page.goto(`${url}/dashboard`);
+  return { page, asked, complaints, [Symbol.asyncDispose]: () => context.close() };
+}
+
+const text = async (page: Page, selector: string) => (await page.locator(selector).allInnerTexts()).join("|");
+const shows = (page: Page, selector: string, expected: string) =>
+  waitFor(`${selector} to show ${expected}`, async () => (await text(page, selector)).includes(expected), 20_000);
+const asMoney = (amount: number) => amount.toLocaleString("en-US", { minimumFractionDigits: 2 });
+
+// biome-ignore lint/suspicious/noExplicitAny: what the API answers is compared with the page
+const api = async (path: string): Promise<any> => (await program.get(path)).json();
+
+describe("the dashboard", () => {
+  test("of a new shop says that there is nothing yet, and how to change that", async () => {
+    await using opened = await open();
+    await shows(opened.page, "#welcome", "bun scripts/populate.ts");
+    await shows(opened.page, "#orders", "0");
+    await shows(opened.page, "#days-note", "No orders in this range");
+    await shows(opened.page, "#corrected-note", "No order had to be corrected yet");
+    await shows(opened.page, "#status", "Live");
+    expect(opened.complaints).toEqual([]);
+  });
+
+  test("shows what the API says, moves when orders arrive, and asks nobody else", async () => {
+    await using opened = await open();
+    const { page, asked, complaints } = opened;
+    await shows(page, "#status", "Live");
+    await queue.send([orderOf("U1", 1200.5), orderOf("U2", 30), orderOf(HOSTILE, 7.25), "no JSON"]);
+    await queue.send([orderOf("U2", 40, { order_id: "ORD-99", order_value: 99.99 })]);
+    await shows(page, "#orders", "4");
+    const { total_revenue } = await api("/stats/global");
+    expect(total_revenue).toBe(1277.75);
+    await shows(page, "#revenue", asMoney(total_revenue));
+    await shows(page, "#average", "319.44 an order");
+    await shows(page, "#outcomes", "counted|corrected|duplicate|rejected".split("|")[0] as string);
+    await waitFor("the outcomes", async () => (await text(page, "#outcomes dd")) === "3|1|0|1");
+    await shows(page, "#dead", "1");
+    await shows(page, "#workers", "running");
+
+    await shows(page, "#top tbody", "U2");
+    const { top_users } = await api(`/top-users?period=d`);
+    const expected = top_users.map(
+      (user: { user_id: string; order_count: number; total_spend: number }, rank: number) =>
+        [rank + 1, user.user_id, user.order_count, asMoney(user.total_spend)].join("\t"),
+    );
+    expect(await page.locator("#top tbody tr").allInnerTexts()).toEqual(expected);
+    await shows(page, "#revenue-sum", asMoney(total_revenue));
+    await page.getByText("As a table").click();
+    const [first] = await page.locator("#days-table tbody tr").allInnerTexts();
+    expect(first).toBe([today().slice(0, 10), 4, asMoney(total_revenue)].join("\t"));
+
+    await shows(page, "#corrected tbody", "ORD-99");
+    expect(await text(page, "#corrected tbody td.number")).toBe("99.99|40.00|-59.99");
+    await shows(page, "#rejected tbody", "invalid_json");
+    expect(await text(page, "#rejected tbody")).toContain("must be JSON");
+
+    expect(await page.locator("#live").getAttribute("aria-label")).toMatch(
+      /^Orders per second, last five minutes: now/,
+    );
+    expect(await page.title()).toBe("Orders");
+    expect(complaints).toEqual([]);
+    expect(asked.filter((url) => !url.startsWith(`${program.url}/`) && !url.startsWith("data:"))).toEqual([]);
+  });
+
+  test("finds users and orders from the keyboard", async () => {
+    await using opened = await open();
+    const { page } = opened;
+    await page.getByLabel("User id").focus();
+    await page.keyboard.type("U2");
+    await page.keyboard.press("Enter");
+    await shows(page, "#user", "U2: 2 orders, 70.00 spent, 35.00 an order");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Tab");
+    await page.keyboard.type("ORD-99");
+    await page.keyboard.press("Enter");
+    await shows(page, "#order", "ORD-99 was counted");
+    await page.getByLabel("Order id").fill("nobody's");
+    await page.keyboard.press("Enter");
+    await shows(page, "#order", "nobody's was not counted within the last 29 days");
+    await page.locator("#top").getByText(HOSTILE).click();
+    await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent`);
+    await page.getByText("Year", { exact: true }).click();
+    await shows(page, "#top-date", `${new Date().getUTCFullYear()}`);
+  });
+
+  test("keeps its numbers and says so while the process is away, and goes on when it is back", async () => {
+    await using opened = await open();
+    const { page } = opened;
+    await shows(page, "#orders", "4");
+    program.kill("SIGKILL");
+    await program.exited;
+    await shows(page, "#status", "Reconnecting, last update");
+    expect(await text(page, "#orders")).toBe("4");
+    await page.getByLabel("User id").fill("U1");
+    await page.keyboard.press("Enter");
+    await shows(page, "#user", "The service cannot be reached");
+    await startAgain();
+    await shows(page, "#status", "Live");
+    await queue.send([orderOf("U1", 10)]);
+    await shows(page, "#orders", "5");
+    await shows(page, "#user", "U1: 2 orders");
+  });
+
+  test("says that it is stale when the process hangs", async () => {
+    await using opened = await open();
+    const { page } = opened;
+    await shows(page, "#status", "Live");
+    program.kill("SIGSTOP");
+    await shows(page, "#status", "Stale, last update");
+    program.kill("SIGCONT");
+    await shows(page, "#status", "Live");
+  });
+
+  test("a range that cannot be is told in the words of the API", async () => {
+    await using opened = await open();
+    await opened.page.getByLabel("From").fill("2020-01-01");
+    await shows(opened.page, "#days-note", "A range holds at most 400 days");
+  });
+
+  test.each([
+    [1280, "light"],
+    [1280, "dark"],
+    [390, "light"],
+    [390, "dark"],
+  ] as const)("is accessible and fits at %i px, %s", async (width, scheme) => {
+    await using opened = await open({ width, scheme });
+    const { page, complaints } = opened;
+    await shows(page, "#orders", "5");
+    await shows(page, "#rejected tbody", "invalid_json");
+    await page.evaluate(AXE);
+    const { violations } = (await page.evaluate("axe.run()")) as { violations: { id: string; impact: string }[] };
+    expect(violations.map(({ id, impact }) => `${impact}: ${id}`)).toEqual([]);
+    expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(width);
+    expect(complaints).toEqual([]);
+  });
+
+  test("with API_KEY the browser asks for it once, for the stream too", async () => {
+    const locked = await startProgram({ DATA_DIR: temporaryFolder(), API_KEY: "open sesame", CONSUMER_WORKERS: "0" });
+    await using opened = await open({ url: locked.url, key: "open sesame" });
+    await shows(opened.page, "#status", "Live");
+    await shows(opened.page, "#workers", "None");
+    await shows(opened.page, "#days-note", "No orders in this range");
+    locked.kill("SIGTERM");
+    await locked.exited;
+  });
+});
