@@ -1,13 +1,16 @@
 import { Redis, type Result } from "ioredis";
 import { boardsOf } from "./periods.ts";
+import { toLines, toRecent } from "./recent.ts";
 import recordScript from "./record.lua" with { type: "text" };
 import { adviseOn } from "./redis-advice.ts";
 import {
   bySpend,
   MARKER_WINDOW_SECONDS,
+  MAX_RECENT,
   MAX_TOP,
   MAX_TOTAL_CENTS,
   type Order,
+  type RecentOrder,
   type Recorded,
   type Totals,
   type UserTotals,
@@ -22,9 +25,12 @@ const MAX_RECONNECT_PAUSE_MS = 500;
 const GLOBAL_KEY = "global:stats";
 /** The store's own keys share a prefix of their own: a shop's Redis holds other things too. */
 const DAYS_KEY = "orders:days";
+const SEEN_KEY = "orders:seen";
 const userKey = (userId: string) => `user:${userId}`;
 const boardKey = (board: string) => `orders:board:${board}`;
 const topKey = (board: string) => `orders:top:${board}`;
+const recentKey = (outcome: string) => `orders:recent:${outcome}`;
+const listingKey = (id: string) => `orders:listing:${id}`;
 /** ARGV[1] to [4] of the script. */
 const LIMITS = ["", MARKER_WINDOW_SECONDS, MAX_TOTAL_CENTS, MAX_TOP] as const;
 /** Users that an audit reads at a time: a millisecond of Redis, so that orders do not wait longer for it. */
@@ -81,6 +87,26 @@ export async function openRedisStore({ url }: { url: string }): Promise<WholeSto
     return (await redis.hmget(DAYS_KEY, ...days.map((day) => `d:${day}`))).map(toSums);
   }
 
+  async function knows(orderId: string): Promise<boolean> {
+    const [layers, [now]] = await Promise.all([redis.get(SEEN_KEY), redis.time()]);
+    const [low, high, chosen] = digestOf(orderId);
+    const found = layersOf(layers ?? "", Number(now)).map(({ number, sets }) =>
+      redis.smismember(`${SEEN_KEY}:${number}:${chosen % sets}`, low, high),
+    );
+    return (await Promise.all(found)).some((halves) => halves.every((half) => half === 1));
+  }
+
+  async function remember(orders: readonly RecentOrder[]) {
+    const written = toLines(orders).flatMap(([outcome, lines]) => [
+      redis.lpush(recentKey(outcome), ...lines),
+      redis.ltrim(recentKey(outcome), 0, MAX_RECENT - 1),
+    ]);
+    await Promise.all<unknown>(written);
+  }
+
+  const recent = async (outcome: RecentOrder["outcome"], n: number) =>
+    toRecent(outcome, await redis.lrange(recentKey(outcome), 0, MAX_RECENT - 1)).slice(0, n);
+
   // The record script without orders writes one key: a replica, a full memory, a failed disk and a user without
   // the right to run scripts all answer PING.
   async function check() {
@@ -122,13 +148,25 @@ export async function openRedisStore({ url }: { url: string }): Promise<WholeSto
     return (await redis.hmget(boardKey(board), ...userIds)).map(toSums);
   }
 
+  // Part by part, so that orders do not wait for a large one; each with its end, so that none outlives a crash here.
+  async function keepListing(id: string, parts: readonly string[], seconds: number) {
+    const key = listingKey(id);
+    for (const [index, part] of parts.entries()) {
+      const answers = await redis.multi().hset(key, index, part).expire(key, seconds).exec();
+      for (const [error] of answers ?? []) if (error) throw error;
+    }
+  }
+
+  const listingPart = async (id: string, index: number) => (await redis.hget(listingKey(id), `${index}`)) ?? undefined;
+
   /** The names that there are keys for: SCAN misses none and may repeat some. */
   async function* namesLike(keyOf: (name: string) => string): AsyncGenerator<string[]> {
     const pages: AsyncIterable<string[]> = redis.scanStream({ match: keyOf("*"), count: PAGE });
     for await (const keys of pages) yield keys.map((key) => key.slice(keyOf("").length));
   }
 
-  return { record, global, user, top, daily, advice, check, close, days, boards, userIds, places };
+  const reads = { global, user, top, daily, knows, recent, listingPart, days, boards, userIds, places };
+  return { record, remember, keepListing, ...reads, advice, check, close };
 }
 
 async function connect(url: string): Promise<Redis> {
@@ -195,6 +233,17 @@ const rest = new Uint32Array(digest.buffer, 16, 1);
 function digestOf(id: string): [string, string, number] {
   Bun.SHA256.hash(id, digest);
   return [`${halves[0]}`, `${halves[1]}`, rest[0] as number];
+}
+
+/** The layers of order ids that the record script would look into: one ends when the next begins. */
+function layersOf(text: string, nowSeconds: number) {
+  const layers = Array.from(text.matchAll(/(\d+) (\d+) \d+ (\d+)/g), ([, number, sets, at]) => ({
+    number,
+    sets: Number(sets),
+    at: Number(at),
+  }));
+  const first = layers.findLastIndex(({ at }) => at + MARKER_WINDOW_SECONDS <= nowSeconds);
+  return layers.slice(Math.max(first, 0));
 }
 
 /** "orders cents", as the store's own hashes hold them. */

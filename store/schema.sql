@@ -27,3 +27,17 @@ CREATE TABLE IF NOT EXISTS boards (
 ) WITHOUT ROWID, STRICT;
 -- Most spend first, ties by user id in byte order; covers the whole read
 CREATE INDEX IF NOT EXISTS boards_by_rank ON boards (board, cents DESC, user_id, orders);
+
+CREATE TABLE IF NOT EXISTS recent (           -- the latest orders that were not simply counted, each as JSON
+  number INTEGER PRIMARY KEY,                 -- ascending: the newest is never removed
+  outcome TEXT NOT NULL,
+  line TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS listings (
+  id TEXT NOT NULL,
+  part INTEGER NOT NULL,                      -- from 0
+  expires_at_ms INTEGER NOT NULL,             -- before the text, so that it is found without reading that
+  text TEXT NOT NULL,
+  PRIMARY KEY (id, part)
+) STRICT;

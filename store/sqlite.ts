@@ -2,11 +2,14 @@ import { Database } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { boardsOf } from "./periods.ts";
+import { toLines, toRecent } from "./recent.ts";
 import schema from "./schema.sql" with { type: "text" };
 import {
   MARKER_WINDOW_SECONDS,
+  MAX_RECENT,
   MAX_TOTAL_CENTS,
   type Order,
+  type RecentOrder,
   type Recorded,
   type Totals,
   type UserTotals,
@@ -17,6 +20,7 @@ import {
 const BUSY_TIMEOUT_MS = 5_000;
 /** Markers whose time is over are removed with each batch, a few at a time, so that no batch pays for many. */
 const PRUNED_PER_BATCH = 20;
+const PRUNED = "SELECT order_id FROM markers WHERE expires_at <= ? LIMIT ?";
 /** `scope` of the overall totals. */
 const GLOBAL = "";
 /** Rows that an audit reads at a time. */
@@ -34,10 +38,21 @@ export function openSqliteStore({ path }: { path: string }): WholeStore {
   );
   const allDays = db.prepare<{ day: string }, [string]>("SELECT scope AS day FROM totals WHERE scope <> ?");
   const allBoards = db.prepare<{ board: string }, []>("SELECT DISTINCT board FROM boards");
-  const usersOfBoard = db.prepare<{ user_id: string }, [string]>("SELECT user_id FROM boards WHERE board = ?");
-  const allUsers = db.prepare<{ user_id: string }, []>("SELECT user_id FROM users");
+  const usersOfBoard = db.prepare<{ user_id: string }, [string, string, number]>(
+    "SELECT user_id FROM boards WHERE board = ? AND user_id >= ? ORDER BY user_id LIMIT ?",
+  );
+  const allUsers = db.prepare<{ user_id: string }, [string, number]>(
+    "SELECT user_id FROM users WHERE user_id >= ? ORDER BY user_id LIMIT ?",
+  );
   const onePlace = db.prepare<Totals, [string, string]>(
     "SELECT orders, cents FROM boards WHERE board = ? AND user_id = ?",
+  );
+  const marker = db.prepare(`SELECT 1 FROM markers WHERE order_id = ? AND order_id NOT IN (${PRUNED})`);
+  const latest = db.prepare<{ line: string }, [string]>(
+    "SELECT line FROM recent WHERE outcome = ? ORDER BY number DESC",
+  );
+  const onePart = db.prepare<{ text: string }, [string, number, number]>(
+    "SELECT text FROM listings WHERE id = ? AND part = ? AND expires_at_ms > ?",
   );
 
   function recordOne(order: Order, now: number): Recorded {
@@ -66,6 +81,24 @@ export function openSqliteStore({ path }: { path: string }): WholeStore {
   const user = async (userId: string) => oneUser.get(userId) ?? NOTHING;
   const top = async (board: string, n: number) => topOfBoard.all(board, n);
   const daily = async (days: readonly string[]) => days.map((day) => oneTotal.get(day) ?? NOTHING);
+  // As record() would find it: a batch prunes first.
+  const knows = async (orderId: string) =>
+    marker.get(orderId, Math.floor(Date.now() / 1000), PRUNED_PER_BATCH) !== null;
+
+  const rememberAll = db.transaction((orders: readonly RecentOrder[]) => {
+    for (const [outcome, lines] of toLines(orders)) {
+      for (const line of lines) write.recent.run(outcome, line);
+      write.pruneRecent.run(outcome);
+    }
+  });
+  const remember = async (orders: readonly RecentOrder[]) => {
+    if (orders.length > 0) rememberAll.immediate(orders);
+  };
+  async function recent(outcome: RecentOrder["outcome"], n: number) {
+    const lines = latest.all(outcome).map(({ line }) => line);
+    return toRecent(outcome, lines).slice(0, n);
+  }
+
   /** The smallest write there is: a full disk still answers reads. A lock held by another writer is a good sign. */
   async function check() {
     db.run("PRAGMA busy_timeout = 0");
@@ -84,19 +117,28 @@ export function openSqliteStore({ path }: { path: string }): WholeStore {
   const boards = async () => allBoards.all().map(({ board }) => board);
 
   async function* userIds(board?: string) {
-    let page: string[] = [];
-    for (const { user_id } of board === undefined ? allUsers.iterate() : usersOfBoard.iterate(board)) {
-      if (page.push(user_id) < PAGE) continue;
-      yield page;
-      page = [];
+    // Page by page: a reading left open between them would hold an old state, and this connection could not write.
+    for (let from = ""; ; ) {
+      const rows = board === undefined ? allUsers.all(from, PAGE) : usersOfBoard.all(board, from, PAGE);
+      yield rows.map(({ user_id }) => user_id);
+      if (rows.length < PAGE) return;
+      from = `${rows.at(-1)?.user_id}\0`; // the next that there can be
     }
-    yield page;
   }
 
   const places = async (board: string, userIds: readonly string[]) =>
     userIds.map((userId) => onePlace.get(board, userId) ?? NOTHING);
 
-  return { record, global, user, top, daily, advice, check, close, days, boards, userIds, places };
+  const keepAll = db.transaction((id: string, parts: readonly string[], seconds: number) => {
+    const nowMs = Date.now();
+    write.pruneListings.run(nowMs);
+    for (const [index, part] of parts.entries()) write.listing.run(id, index, nowMs + seconds * 1000, part);
+  });
+  const keepListing = async (...listing: Parameters<WholeStore["keepListing"]>) => keepAll.immediate(...listing);
+  const listingPart = async (id: string, index: number) => onePart.get(id, index, Date.now())?.text;
+
+  const reads = { global, user, top, daily, knows, recent, listingPart, days, boards, userIds, places };
+  return { record, remember, keepListing, ...reads, advice, check, close };
 }
 
 function openDatabase(path: string): Database {
@@ -122,8 +164,13 @@ function prepareWrites(db: Database) {
     board: db.prepare(`INSERT INTO boards (board, user_id, orders, cents) VALUES (?, ?, 1, ?) ${add}`),
     user: db.prepare(`INSERT INTO users (user_id, orders, cents) VALUES (?, 1, ?) ${add}`),
     total: db.prepare(`INSERT INTO totals (scope, orders, cents) VALUES (?, 1, ?) ${add}`),
-    prune: db.prepare(
-      "DELETE FROM markers WHERE order_id IN (SELECT order_id FROM markers WHERE expires_at <= ? LIMIT ?)",
+    prune: db.prepare(`DELETE FROM markers WHERE order_id IN (${PRUNED})`),
+    recent: db.prepare("INSERT INTO recent (outcome, line) VALUES (?, ?)"),
+    pruneRecent: db.prepare(
+      `DELETE FROM recent WHERE outcome = ?1 AND number NOT IN
+        (SELECT number FROM recent WHERE outcome = ?1 ORDER BY number DESC LIMIT ${MAX_RECENT})`,
     ),
+    listing: db.prepare("INSERT INTO listings (id, part, expires_at_ms, text) VALUES (?, ?, ?, ?)"),
+    pruneListings: db.prepare("DELETE FROM listings WHERE expires_at_ms <= ?"),
   };
 }

@@ -37,8 +37,19 @@ export interface UserTotals extends Totals {
 
 /** The order of a board: most spend first, ties by user id in UTF-8 byte order. */
 export function bySpend(a: UserTotals, b: UserTotals): number {
-  return b.cents - a.cents || Buffer.compare(Buffer.from(a.userId), Buffer.from(b.userId));
+  return b.cents - a.cents || byBytes(a.userId, b.userId);
 }
+
+/** UTF-8 byte order, without the bytes: a million users with the same spend took ten seconds to encode again and again. */
+function byBytes(a: string, b: string): number {
+  const least = Math.min(a.length, b.length);
+  let at = 0;
+  while (at < least && a.charCodeAt(at) === b.charCodeAt(at)) at++;
+  return at === least ? a.length - b.length : rankOf(a.charCodeAt(at)) - rankOf(b.charCodeAt(at));
+}
+
+/** UTF-16 units have that order already, but for surrogates: they stand for what comes after all others. */
+const rankOf = (unit: number) => (unit >= 0xd800 && unit < 0xe000 ? unit + 0x10000 : unit);
 
 /** How many of the latest corrected, rejected and duplicate orders are kept to look at, each. */
 export const MAX_RECENT = 100;

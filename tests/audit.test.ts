@@ -235,6 +235,16 @@ describe.each(Object.keys(PREPARE))("%s", (kind) => {
     for (const { expected, found } of differences) expect(expected).not.toBe(found);
   });
 
+  test("what is kept to look at and to page through is neither board nor user", async () => {
+    await using prepared = await prepare();
+    await recordAll(prepared.store, KNOWN);
+    const before = await auditStore(prepared.store, () => {});
+    await prepared.store.remember([{ outcome: "duplicate", atMs: 1, messageId: "m", orderId: "first", userId: "U1" }]);
+    await prepared.store.keepListing("y:2024", ["[]"], 60);
+    expect(await auditStore(prepared.store, () => {})).toEqual(before);
+    expect(before.differences).toEqual([]);
+  });
+
   test("at most twenty differences are told", async () => {
     await using prepared = await prepare();
     await recordAll(prepared.store, generated(200));

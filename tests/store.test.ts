@@ -9,8 +9,10 @@ import { openStore, type StoreAddress } from "../store/open.ts";
 import { boardsOf } from "../store/periods.ts";
 import { type Read, shareReads } from "../store/share.ts";
 import {
+  MAX_RECENT,
   MAX_TOTAL_CENTS,
   type Order,
+  type RecentOrder,
   type Recorded,
   type Store,
   type Totals,
@@ -88,6 +90,8 @@ function expectedState(orders: readonly Order[]) {
 
 const ranked = (orders: readonly Order[]) => Object.values(expectedState(orders).boards)[0] as UserTotals[];
 
+const duplicate = (messageId: string): RecentOrder => ({ outcome: "duplicate", atMs: 1_734_000_000_000, messageId });
+
 describe.each(Object.keys(addresses))("%s", (kind) => {
   test("an empty store answers zeros", async () => {
     await using opened = await twoStores(kind);
@@ -97,6 +101,9 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect(await store.top("d:2024-12-13", 10)).toEqual([]);
     expect(await store.daily(["2024-12-13"])).toEqual([{ orders: 0, cents: 0 }]);
     expect(await store.record([])).toEqual([]);
+    expect(await store.knows("nothing")).toBeFalse();
+    expect(await store.recent("rejected", 10)).toEqual([]);
+    await store.remember([]);
     await store.check();
   });
 
@@ -224,8 +231,11 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
       "'; DROP TABLE users; --",
     ];
     const orders = odd.map((id, index) => order({ id, userId: id, cents: index + 1 }));
+    expect(await Promise.all(odd.map(store.knows))).toEqual(odd.map(() => false));
     expect(await store.record(orders)).toEqual(orders.map(() => "recorded"));
     expect(await store.record(orders)).toEqual(orders.map(() => "duplicate"));
+    expect(await Promise.all(odd.map(store.knows))).toEqual(odd.map(() => true));
+    expect(await Promise.all(odd.map((id) => store.knows(`${id} `)))).toEqual(odd.map(() => false));
     const expected = expectedState(orders.filter(({ userId }) => userId !== "__proto__"));
     for (const { userId, cents } of orders) expect(await store.user(userId)).toEqual({ orders: 1, cents });
     expect(expected.global.orders).toBe(orders.length - 1);
@@ -266,6 +276,82 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     });
     expect(await store.record(batch.slice(0, 1))).toEqual(["recorded"]);
     expect(await store.global()).toEqual({ orders: 2, cents: MAX_TOTAL_CENTS });
+  });
+
+  test("knows() answers for thousands of orders as record() does", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    const orders = Array.from({ length: 5000 }, () => order());
+    const counted = orders.filter((_, index) => index % 3 === 0);
+    for (let at = 0; at < counted.length; at += 100) await store.record(counted.slice(at, at + 100));
+    const known = await Promise.all(orders.map(({ id }) => other.knows(id)));
+    expect(known).toEqual(orders.map((_, index) => index % 3 === 0));
+  });
+
+  test("recent() answers what was remembered, by outcome, the newest first", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    const corrected: RecentOrder = {
+      ...{ outcome: "corrected", atMs: 1_734_000_000_001, messageId: "m1", orderId: "o 😀\0\n", userId: "é" },
+      ...{ declared: 10.5, cents: 999, traceId: "4bf92f3577b34da6a3ce929d0e0e4736" },
+    };
+    const rejected: RecentOrder = {
+      ...{ outcome: "rejected", atMs: 1_734_000_000_002, messageId: "m2", reason: "invalid" },
+      errors: [{ path: "/items", message: "Expected array" }],
+    };
+    await store.remember([duplicate("d1"), corrected, duplicate("d2"), rejected]);
+    await other.remember([duplicate("d3")]);
+    expect(await other.recent("corrected", 10)).toEqual([corrected]);
+    expect(await other.recent("rejected", 10)).toEqual([rejected]);
+    expect(await store.recent("duplicate", 10)).toEqual(["d3", "d2", "d1"].map(duplicate));
+    expect(await store.recent("duplicate", 2)).toEqual(["d3", "d2"].map(duplicate));
+    expect(await store.recent("duplicate", 0)).toEqual([]);
+  });
+
+  test("remember() keeps the newest hundred of each outcome, however many come at once", async () => {
+    await using opened = await twoStores(kind);
+    const [store] = opened.stores;
+    const names = Array.from({ length: 3 * MAX_RECENT }, (_, index) => `d${index}`);
+    await store.remember([{ ...duplicate("r"), outcome: "rejected" }, ...names.slice(0, 250).map(duplicate)]);
+    const newest = (end: number) => names.slice(end - MAX_RECENT, end).reverse();
+    const kept = async () => (await store.recent("duplicate", MAX_RECENT)).map(({ messageId }) => messageId);
+    expect(await kept()).toEqual(newest(250));
+    for (const name of names.slice(250)) await store.remember([duplicate(name)]);
+    expect(await kept()).toEqual(newest(300));
+    expect(await store.recent("rejected", MAX_RECENT)).toHaveLength(1);
+  });
+
+  test("the parts of a listing are kept as they are, and gone after their time", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    const parts = ["", '["😀\\u0000"]', "\0", ...Array.from({ length: 20 }, (_, index) => `${index}`.repeat(50_000))];
+    await store.keepListing("long", parts, 600);
+    await store.keepListing("short", ["here"], 1);
+    for (const [index, part] of parts.entries()) expect(await other.listingPart("long", index)).toBe(part);
+    for (const index of [parts.length, -1, 0.5]) expect(await other.listingPart("long", index)).toBeUndefined();
+    expect(await other.listingPart("none", 0)).toBeUndefined();
+    expect(await other.listingPart("short", 0)).toBe("here");
+    await waitFor("its end", async () => (await other.listingPart("short", 0)) === undefined);
+    await store.keepListing("next", [], 600);
+    expect(await other.listingPart("long", 1)).toBe(parts[1] as string);
+  });
+
+  test("userIds() has everybody once, page by page, while the store counts and is checked", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    // Of the thousand of a page the last is "a", and the next one comes right after it.
+    const numbers = (count: number, letter: string) => Array.from({ length: count }, (_, index) => `${letter}${index}`);
+    const users = ["", ...numbers(998, "U"), "a", "a\0", "a\0\0", "é", "😀", ...numbers(1500, "z")];
+    for (let at = 0; at < users.length; at += 500)
+      await store.record(users.slice(at, at + 500).map((userId) => order({ userId })));
+    const found: string[] = [];
+    for await (const page of store.userIds("y:2024")) {
+      found.push(...page);
+      await other.record([order()]);
+      await store.check();
+      await store.record([order()]);
+    }
+    expect(found.sort()).toEqual(users.sort());
   });
 });
 
@@ -428,13 +514,17 @@ describe("redis", () => {
     await store.record([old]);
     await (await layersOf(redis)).age(WINDOW);
     const next = order();
+    const known = () => Promise.all([old, next].map(({ id }) => store.knows(id)));
+    expect(await known()).toEqual([true, false]);
     expect(await store.record([old, next])).toEqual(["duplicate", "recorded"]);
     const { layers, age } = await layersOf(redis);
     expect(layers.map(([number]) => number)).toEqual([1, 2]);
     await age(WINDOW - 5);
+    expect(await known()).toEqual([true, true]);
     expect(await store.record([old, next])).toEqual(["duplicate", "duplicate"]);
     // Now the first layer ended a window ago.
     await (await layersOf(redis)).age(5);
+    expect(await known()).toEqual([false, true]);
     expect(await store.record([next, order()])).toEqual(["duplicate", "recorded"]);
     expect((await layersOf(redis)).layers.map(([number]) => number)).toEqual([2, 3]);
     expect(await store.record([old])).toEqual(["recorded"]);
@@ -457,6 +547,8 @@ describe("redis", () => {
       [1, 1024],
       [2, 32_768],
     ]);
+    const known = await Promise.all(orders.map(({ id }) => store.knows(id)));
+    expect(known).toEqual(orders.map((_, index) => index < 200));
     const answers = await store.record(orders);
     expect(answers.slice(0, 200)).toEqual(Array(200).fill("duplicate"));
     expect(answers.slice(200)).toEqual(Array(100).fill("recorded"));
@@ -593,6 +685,83 @@ describe("redis", () => {
     await store.close();
   });
 
+  test("knows() and record() want both halves of an order id's digest", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const counted = order();
+    await store.record([counted]);
+    const [key = ""] = await redis.keys("orders:seen:*");
+    for (const half of await redis.smembers(key)) {
+      expect(await store.knows(counted.id)).toBeTrue();
+      await redis.srem(key, half);
+      expect(await store.knows(counted.id)).toBeFalse();
+      expect(await store.record([counted])).toEqual(["recorded"]);
+    }
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("what there is to look at is read around lines that are damaged or another version's", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    await store.remember([duplicate("first")]);
+    await redis.lpush("orders:recent:duplicate", "", '{"outcome":"dupl', "null", "[]", '{"v":2}', "\xff");
+    await store.remember([duplicate("last")]);
+    expect(await store.recent("duplicate", 2)).toEqual([duplicate("last"), duplicate("first")]);
+    for (let round = 0; round < 3; round++) await store.remember(Array(60).fill(duplicate("more")));
+    expect(await redis.llen("orders:recent:duplicate")).toBe(MAX_RECENT);
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("a Redis user who may only read is told what is known and to look at", async () => {
+    const server = await startRedisServer();
+    const redis = new Redis(server.port);
+    const writer = await openStore({ kind: "redis", url: server.freshUrl() });
+    const counted = order();
+    await writer.record([counted]);
+    await writer.remember([duplicate("d")]);
+    await writer.keepListing("kept", ["part"], 60);
+    await redis.call("ACL", "SETUSER", "reader", "on", ">pw", "%R~*", "+@all", "-@write");
+    const reader = await openStore({ kind: "redis", url: `redis://reader:pw@127.0.0.1:${server.port}/0` });
+    expect(await reader.knows(counted.id)).toBeTrue();
+    expect(await reader.recent("duplicate", 1)).toEqual([duplicate("d")]);
+    expect(await reader.listingPart("kept", 0)).toBe("part");
+    await expect(reader.remember([duplicate("e")])).rejects.toThrow("NOPERM");
+    redis.disconnect();
+    await Promise.all([writer.close(), reader.close()]);
+    await server.stop();
+  });
+
+  test("a listing that is not written to its end is gone after its time", async () => {
+    const server = await startRedisServer();
+    const url = server.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const used = Number((await redis.info("memory")).match(/used_memory:(\d+)/)?.[1]);
+    await redis.config("SET", "maxmemory", used + 5_000_000);
+    const parts = Array.from({ length: 20 }, () => "x".repeat(500_000));
+    await expect(store.keepListing("cut", parts, 60)).rejects.toThrow();
+    expect(await redis.hlen("orders:listing:cut")).toBeWithin(1, 20);
+    expect(await redis.ttl("orders:listing:cut")).toBeWithin(55, 61);
+    redis.disconnect();
+    await store.close();
+    await server.stop();
+  });
+
+  test("remember() and keepListing() reject where their keys hold something else", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    await redis.mset("orders:recent:duplicate", "x", "orders:listing:a", "x");
+    await expect(store.remember([duplicate("d")])).rejects.toThrow("WRONGTYPE");
+    await expect(store.keepListing("a", ["part"], 60)).rejects.toThrow("WRONGTYPE");
+    redis.disconnect();
+    await store.close();
+  });
+
   test("advice() names what would lose orders, and nothing where all is well", async () => {
     const server = await startRedisServer();
     const store = await openStore({ kind: "redis", url: server.freshUrl() });
@@ -653,6 +822,8 @@ describe("redis", () => {
     await store.check().catch(() => {}); // the client notices
     const before = performance.now();
     await expect(store.record([order()])).rejects.toThrow();
+    await expect(store.remember([duplicate("d")])).rejects.toThrow();
+    await expect(store.keepListing("a", ["part"], 60)).rejects.toThrow();
     expect(performance.now() - before).toBeLessThan(1000);
     await server.start();
     await waitFor("the store", () =>
@@ -686,6 +857,60 @@ describe("sqlite", () => {
     db.run("UPDATE markers SET expires_at = unixepoch() - 1 WHERE order_id = 'old'");
     await store.record([order()]); // prunes what has expired
     expect(await store.record([order({ id: "old" }), order({ id: "new" })])).toEqual(["recorded", "duplicate"]);
+    await store.close();
+  });
+
+  test("knows() tells the ids whose time is over as the next record() will find them", async () => {
+    const path = join(temporaryFolder(), "orders.db");
+    const store = await openStore({ kind: "sqlite", path });
+    const orders = Array.from({ length: 30 }, () => order());
+    await store.record(orders);
+    using db = new Database(path);
+    db.run("UPDATE markers SET expires_at = unixepoch() - 1");
+    const known = await Promise.all(orders.map(({ id }) => store.knows(id)));
+    expect(known).toContain(true);
+    const answers = await store.record(orders);
+    expect(known).toEqual(answers.map((answer) => answer === "duplicate"));
+    await store.close();
+  });
+
+  test("no more orders are written to be looked at than stay, and what is damaged is passed over", async () => {
+    const path = join(temporaryFolder(), "orders.db");
+    const store = await openStore({ kind: "sqlite", path });
+    await store.remember(Array.from({ length: 1000 }, (_, index) => duplicate(`d${index}`)));
+    using db = new Database(path);
+    const count = "SELECT count(*) AS rows, max(number) AS written FROM recent";
+    expect(db.query(count).get()).toEqual({ rows: MAX_RECENT, written: MAX_RECENT });
+    for (const line of ["", '{"outcome":"dupl', "null", "[]", '{"v":2}'])
+      db.run("INSERT INTO recent (outcome, line) VALUES ('duplicate', ?)", [line]);
+    expect(await store.recent("duplicate", 2)).toEqual(["d999", "d998"].map(duplicate));
+    for (let round = 0; round < 3; round++) await store.remember(Array(60).fill(duplicate("more")));
+    expect(db.query(count).get()).toMatchObject({ rows: MAX_RECENT });
+    await store.close();
+  });
+
+  test("listings whose time is over are removed when the next is kept", async () => {
+    const path = join(temporaryFolder(), "orders.db");
+    const store = await openStore({ kind: "sqlite", path });
+    await store.keepListing("old", ["1", "2"], 0);
+    await store.keepListing("kept", ["1"], 60);
+    await store.keepListing("new", ["1"], 60);
+    using db = new Database(path);
+    expect(db.query("SELECT id FROM listings ORDER BY id").values()).toEqual([["kept"], ["new"]]);
+    await store.close();
+  });
+
+  test("a file without the newer tables is opened and gets them", async () => {
+    const path = join(temporaryFolder(), "orders.db");
+    const before = await openStore({ kind: "sqlite", path });
+    const counted = order();
+    await before.record([counted]);
+    await before.close();
+    new Database(path).run("DROP TABLE recent; DROP TABLE listings");
+    const store = await openStore({ kind: "sqlite", path });
+    await store.remember([duplicate("d")]);
+    await store.keepListing("a", ["part"], 60);
+    expect(await store.knows(counted.id)).toBeTrue();
     await store.close();
   });
 
