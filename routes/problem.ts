@@ -43,12 +43,12 @@ type Set = Parameters<ErrorHandler>[0]["set"];
 export function answerProblem(set: Set, status: number, detail: string) {
   set.status = status;
   set.headers["content-type"] = PROBLEM_TYPE;
-  // Basic is for people: their browser asks for the key, as the password of any user, and sends it from then on.
-  if (status === 401) set.headers["www-authenticate"] = 'Bearer, Basic realm="order statistics", charset="UTF-8"';
+  if (status === 401) set.headers["www-authenticate"] ??= "Bearer";
   if (status === 503) set.headers["retry-after"] = "2";
   return problemOf(status, detail);
 }
 
+const BASIC = 'Basic realm="order statistics", charset="UTF-8"';
 export const PROBLEM_TYPE = "application/problem+json";
 
 /** The body of a problem. */
@@ -60,6 +60,10 @@ export function problemOf(status: number, detail: string): string {
 export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandler {
   return ({ code, error, set, path, request }) => {
     if (error instanceof Problem) {
+      // For people: their browser asks for the key, as anybody's password, and sends it from then on. It knows one
+      // challenge a header line, and Bearer is none of them.
+      if (error.status === 401 && request.headers.get("accept")?.includes("text/html"))
+        set.headers["www-authenticate"] = BASIC;
       if (error.status >= 500) log.warn({ event: "request_failed", path, reason: String(error.cause) });
       return answerProblem(set, error.status, error.message);
     }

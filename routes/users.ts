@@ -53,7 +53,7 @@ export function userRoutes({ reads, store }: { reads: Reads; store: WholeStore }
     .get(
       "/users",
       async ({ query: { limit, cursor } }) => {
-        const { id, asOfMs, users, offset } = cursor ? readCursor(cursor) : await begin();
+        const { id, asOfMs, users, offset } = cursor !== undefined ? readCursor(cursor) : await begin();
         const page = await fromStore(listings.page(id, offset, Number(limit)));
         if (!page) throw new Problem(410, "This listing is no longer kept: begin again without a cursor");
         const next = offset + page.users.length;

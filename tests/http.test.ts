@@ -268,7 +268,9 @@ describe("with API_KEY", () => {
   ])("%s asks for it", async (path) => {
     const refused = await ask(path);
     expect(refused.status).toBe(401);
-    expect(refused.headers.get("www-authenticate")).toMatch(/^Bearer, Basic realm=/);
+    expect(refused.headers.get("www-authenticate")).toBe("Bearer");
+    const page = await fetch(locked.url + path, { headers: { accept: "text/html,*/*" } });
+    expect(page.headers.get("www-authenticate")).toBe('Basic realm="order statistics", charset="UTF-8"');
     expect(refused.headers.get("content-type")).toBe("application/problem+json");
     expect((await ask(path, "Bearer wrong")).status).toBe(401);
     expect((await ask(path, "open sesame")).status).toBe(401);
@@ -279,7 +281,7 @@ describe("with API_KEY", () => {
 });
 
 describe("a request whose URL can be read in two ways", () => {
-  /** The status line of an answer to bytes as they are. */
+  /** The beginning of an answer to bytes as they are. */
   async function raw(url: string, request: string): Promise<string> {
     const { promise, resolve } = Promise.withResolvers<string>();
     const { hostname, port } = new URL(url);
@@ -291,7 +293,7 @@ describe("a request whose URL can be read in two ways", () => {
     socket.write(request);
     const answer = await promise;
     socket.end();
-    return answer.split("\r\n")[0] ?? "";
+    return answer;
   }
 
   test.each([
@@ -301,8 +303,11 @@ describe("a request whose URL can be read in two ways", () => {
     "GET /ready#/metrics HTTP/1.1\r\nHost: app\r\n\r\n",
     "GET //ready/../stats/global HTTP/1.1\r\nHost: app\r\n\r\n",
   ])("does not get past the key: %j", async (request) => {
-    expect(await raw(locked.url, request)).toMatch(/ (400|401|404) /);
-    expect(await raw(api.url, request)).not.toMatch(/ 5\d\d /);
+    const answer = await raw(locked.url, request);
+    expect(answer).toMatch(/^HTTP\/1\.1 (200|400|401|404) /);
+    // The only thing that is open there.
+    if (answer.includes(" 200 ")) expect(answer).toEndWith('{"status":"ready"}');
+    expect(await raw(api.url, request)).not.toMatch(/^HTTP\/1\.1 5\d\d /);
   });
 
   test("a request without Host is answered, as some load balancers send it", async () => {
