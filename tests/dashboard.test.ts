@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import type { Browser, Page } from "playwright-core";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
-import { openBrowser } from "./support/browser.ts";
+import { openBrowser } from "../scripts/bench/browser.ts";
 import { body } from "./support/orders.ts";
 import { eventsOf, type Program, startProgram, temporaryFolder } from "./support/program.ts";
 import { freePort } from "./support/redis-server.ts";

@@ -2,7 +2,7 @@
 
 import type { Options } from "../bench.ts";
 import { generateOrders } from "./orders.ts";
-import { type Child, cpuMicros, waitFor } from "./processes.ts";
+import { type Child, cpuMicros, spawn, waitFor } from "./processes.ts";
 import { startEmulator, startProgram, startRedis } from "./rig.ts";
 import { compare, type Measurement, type Table } from "./rounds.ts";
 
@@ -31,15 +31,17 @@ export async function drain(options: Options): Promise<Table[]> {
   return tables;
 }
 
-type Setting = Omit<Options, "orders" | "users"> & { orders: number; users: number; seed: number };
+type Setting = Omit<Options, "orders" | "users"> & { orders: number; users: number; seed: number; watchers?: number };
 
 /** A fresh emulator and a fresh Redis for every drain: none inherits what another left. */
-async function drainOnce(command: string[], records: boolean, setting: Setting): Promise<Measurement> {
+export async function drainOnce(command: string[], records: boolean, setting: Setting): Promise<Measurement> {
   await using emulator = await startEmulator();
   await using redis = records ? await startRedis() : undefined;
   const { sqs } = emulator;
   const expected = await sqs.fill(generateOrders(setting, { mismatch: 2, duplicates: 2 }), setting.orders);
   await using consumer = startProgram(command, { ...setting, emulator, redis });
+  if (setting.watchers) await waitFor(consumer, () => fetch(consumer.url));
+  await using _watchers = setting.watchers ? startWatchers(consumer.url, setting.watchers) : undefined;
   const measurement = await observe(sqs.left, setting.orders, consumer, redis);
   await waitFor(consumer, async () => (await sqs.left()) === 0);
   // Whoever is fast because it loses orders is not measured.
@@ -69,3 +71,7 @@ async function observe(left: () => Promise<number>, orders: number, consumer: Ch
     ...(redis && { redisMicrosPerOrder: (last.redisCpu - first.redisCpu) / done }),
   };
 }
+
+/** As many pages as `count`, without their browsers: a stream each, and the reads that a page makes every five seconds. */
+const startWatchers = (url: string, count: number) =>
+  spawn([process.execPath, "scripts/bench/sides/watchers.ts", url, `${count}`], {});
