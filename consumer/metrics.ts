@@ -17,14 +17,14 @@ export function createConsumerMetrics() {
   const registers = [registry];
   const orders = new Counter({
     name: "orders_total",
-    help: "Orders by outcome",
+    help: "Orders by outcome; a corrected one counts the total of its items",
     labelNames: ["outcome"],
     registers,
   });
   for (const outcome of OUTCOMES) orders.inc({ outcome }, 0);
   const lagSeconds = new Histogram({
     name: "order_lag_seconds",
-    help: "Seconds from the message's SentTimestamp to the order applied",
+    help: "Seconds from the SentTimestamp of the message to the order applied",
     buckets: LAG_BUCKETS,
     registers,
   });

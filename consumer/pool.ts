@@ -11,6 +11,8 @@ export interface WorkerStatus {
   state: WorkerState;
   /** Why it does not run. */
   reason?: string;
+  /** How long nothing has moved in it, ms; absent while it is being replaced. */
+  sinceProgressMs?: number;
 }
 
 export interface Pool {
@@ -152,8 +154,9 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
   function status(): WorkerStatus {
     if (!worker || !report) return { state: "restarting", ...(lastCrash && { reason: lastCrash }) };
     const reason = report.pausedBecause ?? stuck();
-    if (report.pausedBecause !== undefined) return { state: "paused", reason: report.pausedBecause };
-    return { state: "running", ...(reason && { reason }) };
+    const sinceProgressMs = report.sinceProgressMs + performance.now() - reportedAt;
+    const state = report.pausedBecause === undefined ? "running" : "paused";
+    return { state, ...(reason && { reason }), sinceProgressMs };
   }
 
   async function stop() {

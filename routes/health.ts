@@ -8,6 +8,8 @@ export interface WorkerStatus {
   state: "running" | "paused" | "restarting";
   /** Why it does not do its work. */
   reason?: string;
+  /** How long nothing has moved in it, ms; absent while it is being replaced. */
+  sinceProgressMs?: number;
 }
 
 export interface HealthParts {
