@@ -60,6 +60,7 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
     storeKind: config.store.kind,
     depth: queue.depth,
     workers: pool.status,
+    drainSeconds: monitor.drainSeconds,
     threadMetrics: async () => [await registry.getMetricsAsJSON(), ...(await pool.metrics())],
     ...config.http,
   });

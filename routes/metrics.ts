@@ -11,7 +11,7 @@ export interface MetricsParts {
   depth: () => Promise<Depth>;
   workers: () => WorkerStatus[];
   /** Until the queue is empty at the current rate; Infinity while nothing moves, undefined while it is not known. */
-  drainSeconds?: () => Promise<number | undefined>;
+  drainSeconds: () => Promise<number | undefined>;
   /** What every thread counts, to be added up: one list of prom-client's JSON for each. */
   threadMetrics: () => Promise<object[][]>;
 }
@@ -72,7 +72,7 @@ function gauges({ registry, depth, workers, drainSeconds }: MetricsParts): () =>
 
   return async () => {
     lookAtWorkers();
-    const [drain] = await Promise.all([drainSeconds?.().catch(() => undefined), lookAtQueue()]);
+    const [drain] = await Promise.all([drainSeconds().catch(() => undefined), lookAtQueue()]);
     setOrLeaveOut(drainGauge, drain);
   };
 }

@@ -26,7 +26,7 @@ export interface State {
   /** Milliseconds since the epoch and all orders then, a second apart. */
   samples: [number, number][];
   queue: (Record<"visible" | "in_flight" | "dead_letter", number> & { drain_seconds: number | null }) | null;
-  workers: WorkerStatus[];
+  workers: Pick<WorkerStatus, "state" | "reason">[];
   /** Of this process, since its start. */
   outcomes: Outcomes;
   /** What cannot be read just now, and why; the numbers above are then the last that were known. */
@@ -113,7 +113,7 @@ export function startMonitor({ reads, depth, workers, outcomes }: MonitorParts) 
             drain_seconds: drain !== undefined && Number.isFinite(drain) ? drain : null,
           }
         : null,
-      workers: workers(),
+      workers: workers().map(({ state, reason }) => ({ state, ...(reason && { reason }) })),
       outcomes: made,
       problems,
     };
