@@ -1,12 +1,13 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { Config } from "../config.ts";
 import { createLog } from "../log.ts";
-import type { QueueAddress } from "../queue/client.ts";
+import { type QueueAddress, withDeadline } from "../queue/client.ts";
 import { openQueue } from "../queue/queue.ts";
 import { joinBatches } from "../store/join.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { createConsumerMetrics } from "./metrics.ts";
 import { startPolling } from "./poll.ts";
+import { createRecent } from "./recent.ts";
 import { createStoreGate } from "./store-gate.ts";
 
 /** What a worker is started with: plain data, copied into its thread. */
@@ -29,6 +30,8 @@ export interface WorkerReport {
 
 /** Often enough that a scrape right after a burst shows it; a report costs some 50 µs. */
 const REPORT_INTERVAL_MS = 250;
+/** Orders to look at are not worth a stop that hangs. */
+const LAST_WORDS_MS = 2_000;
 
 if (!parentPort) throw new Error("consumer/worker.ts runs as a worker: start the program with index.ts");
 await run(parentPort, workerData as WorkerOptions);
@@ -41,8 +44,10 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   const store = await openStore(options.store);
   const queue = openQueue(options.queue, metrics.onRequest);
   const gate = createStoreGate({ store, log }, stopping.signal);
+  const recent = createRecent({ store, gate, log });
   const { onValueMismatch, concurrency } = options.consumer;
-  const parts = { queue, store, record: joinBatches(store.record), gate, metrics, log, onValueMismatch };
+  const record = joinBatches(store.record);
+  const parts = { queue, store, record, gate, recent, metrics, log, onValueMismatch };
   const poller = startPolling(parts, concurrency, stopping.signal);
 
   async function report() {
@@ -56,12 +61,16 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
     port.postMessage(message);
   }
 
-  const reporting = setInterval(report, REPORT_INTERVAL_MS);
+  const reporting = setInterval(() => {
+    void report();
+    void recent.flush();
+  }, REPORT_INTERVAL_MS);
   await report();
   port.once("message", () => stopping.abort());
   await poller.done;
   clearInterval(reporting);
   await report();
+  await withDeadline(LAST_WORDS_MS, undefined, recent.flush).catch(() => {});
   queue.close();
   await store.close();
   port.close();
