@@ -16,6 +16,8 @@ export interface ConsumerParts {
   recent: Recent;
   metrics: ConsumerMetrics;
   log: Log;
+  /** The same parts with their requests in spans of this batch; absent while nobody collects spans. */
+  traced?(parts: ConsumerParts, messages: readonly Message[]): ConsumerParts;
   onValueMismatch: OnValueMismatch;
 }
 

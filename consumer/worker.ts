@@ -8,6 +8,7 @@ import { openStore, type StoreAddress } from "../store/open.ts";
 import { createConsumerMetrics } from "./metrics.ts";
 import { startPolling } from "./poll.ts";
 import { createRecent } from "./recent.ts";
+import type { ConsumerParts } from "./settle.ts";
 import { createStoreGate } from "./store-gate.ts";
 
 /** What a worker is started with: plain data, copied into its thread. */
@@ -17,6 +18,7 @@ export interface WorkerOptions {
   store: StoreAddress;
   consumer: Pick<Config["consumer"], "concurrency" | "onValueMismatch">;
   log: Config["log"];
+  tracing?: Config["tracing"];
 }
 
 /** What a worker tells the main thread, several times a second and once more at its end. */
@@ -30,7 +32,7 @@ export interface WorkerReport {
 
 /** Often enough that a scrape right after a burst shows it; a report costs some 50 µs. */
 const REPORT_INTERVAL_MS = 250;
-/** Orders to look at are not worth a stop that hangs. */
+/** Neither orders to look at nor spans are worth a stop that hangs. */
 const LAST_WORDS_MS = 2_000;
 
 if (!parentPort) throw new Error("consumer/worker.ts runs as a worker: start the program with index.ts");
@@ -45,9 +47,12 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   const queue = openQueue(options.queue, metrics.onRequest);
   const gate = createStoreGate({ store, log }, stopping.signal);
   const recent = createRecent({ store, gate, log });
+  // Loaded only where it is wanted: the SDK is some 40 ms of start.
+  const tracing = options.tracing && (await import("./tracing.ts")).startTracing(options.tracing, log);
   const { onValueMismatch, concurrency } = options.consumer;
   const record = joinBatches(store.record);
-  const parts = { queue, store, record, gate, recent, metrics, log, onValueMismatch };
+  const parts: ConsumerParts = { queue, store, record, gate, recent, metrics, log, onValueMismatch };
+  if (tracing) parts.traced = tracing.traced;
   const poller = startPolling(parts, concurrency, stopping.signal);
 
   async function report() {
@@ -70,8 +75,11 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   await poller.done;
   clearInterval(reporting);
   await report();
-  await withDeadline(LAST_WORDS_MS, undefined, recent.flush).catch(() => {});
+  const lastWords = [recent.flush, ...(tracing ? [tracing.close] : [])];
+  await Promise.allSettled(lastWords.map((send) => withDeadline(LAST_WORDS_MS, undefined, send)));
   queue.close();
   await store.close();
   port.close();
+  // An export that nobody answers would keep the thread for its own deadline, ten seconds.
+  if (tracing) process.exit(0);
 }
