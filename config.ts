@@ -9,6 +9,8 @@ export interface Config {
   store: StoreAddress;
   consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
   log: { level: LogLevel; pretty: boolean };
+  /** Absent: no spans. Where to send them, the exporter reads in its own OTEL_EXPORTER_OTLP_* variables. */
+  tracing?: { sampleRatio: number };
 }
 
 export type QueueConfig = (
@@ -36,6 +38,7 @@ export function readConfig(env: Environment): Config {
   const dir = read.text("DATA_DIR") ?? ".data";
   const apiKey = read.text("API_KEY");
   const requestsPerMinute = read.integer("RATE_LIMIT", 0, 0, 1_000_000);
+  const tracing = readTracing(read, problems);
   const config: Config = {
     http: {
       host: read.text("HOST") ?? "127.0.0.1",
@@ -53,6 +56,7 @@ export function readConfig(env: Environment): Config {
       onValueMismatch: read.oneOf("ON_VALUE_MISMATCH", ["correct", "reject"], "correct"),
     },
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },
+    ...(tracing && { tracing }),
   };
   if (read.text("NODE_ENV") === "production") refuseEmbedded(config, problems);
   if (problems.length > 0) throw new ConfigError(problems);
@@ -79,6 +83,24 @@ function readStore(read: Reader, dir: string, problems: string[]): StoreAddress 
     problems.push("REDIS_CLUSTER_NODES is not supported yet: name a single Redis with REDIS_URL");
   }
   return url ? { kind: "redis", url } : { kind: "sqlite", path: join(dir, "orders.db") };
+}
+
+const SAMPLERS = ["always_on", "always_off", "traceidratio"] as const;
+
+/**
+ * OpenTelemetry's own variables. Off, and the others not looked at, where they say so: the endpoint may be there for
+ * metrics. Each batch begins a trace, so that `parentbased_` makes no difference.
+ */
+function readTracing(read: Reader, problems: string[]): Config["tracing"] {
+  if (read.text("OTEL_SDK_DISABLED")?.toLowerCase() === "true" || read.text("OTEL_TRACES_EXPORTER") === "none") return;
+  const variables = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+  if (!variables.some((name) => read.url(name, ["http:", "https:"]))) return;
+  const samplers = SAMPLERS.flatMap((name) => [name, `parentbased_${name}` as const]);
+  const sampler = read.oneOf("OTEL_TRACES_SAMPLER", samplers, "parentbased_always_on").replace("parentbased_", "");
+  if (sampler !== "traceidratio") return { sampleRatio: sampler === "always_on" ? 1 : 0 };
+  const sampleRatio = Number(read.text("OTEL_TRACES_SAMPLER_ARG") ?? 1);
+  if (!(sampleRatio >= 0 && sampleRatio <= 1)) problems.push("OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1");
+  return { sampleRatio };
 }
 
 /** The embedded halves keep orders on one machine's disk: a production that falls back to them has lost a setting. */

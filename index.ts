@@ -42,7 +42,8 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   for (const msg of await store.advice()) log.warn({ event: "store_advice", msg });
 
   const { workers, ...consumer } = config.consumer;
-  const workerOptions = { queue: queueAddress, store: config.store, consumer, log: config.log };
+  const { store: storeAddress, tracing } = config;
+  const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log, tracing };
   const pool = await startPool(workers, workerOptions, log, workerFile);
   parts.defer(() => pool.stop());
 

@@ -16,7 +16,8 @@ export type Judged =
   | { outcome: "counted"; order: Order }
   /** `declared`: the `order_value` as sent. The order's cents are the total of its items. */
   | { outcome: "corrected"; order: Order; declared: number }
-  | { outcome: "rejected"; reason: RejectReason; errors: OrderError[] };
+  /** The ids only where the body holds valid ones. */
+  | { outcome: "rejected"; reason: RejectReason; errors: OrderError[]; orderId?: string; userId?: string };
 
 export type OnValueMismatch = "correct" | "reject";
 
@@ -62,16 +63,16 @@ export function judge(body: string, onValueMismatch: OnValueMismatch): Judged {
   try {
     sent = JSON.parse(body);
   } catch (error) {
-    return rejected("invalid_json", { path: "", message: `must be JSON: ${parserReason(error)}` });
+    return rejected("invalid_json", {}, { path: "", message: `must be JSON: ${parserReason(error)}` });
   }
-  if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", ...faultsOf(sent));
+  if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", sent, ...faultsOf(sent));
   return judgeValue(sent, totalCents(sent.items), onValueMismatch);
 }
 
 function judgeValue(sent: Head, total: number, onValueMismatch: OnValueMismatch): Judged {
   if (total > MAX_ORDER_CENTS) {
     const message = `must total at most ${asAmount(MAX_ORDER_CENTS)}, the limit of one order`;
-    return rejected("invalid_order", { path: "/items", message });
+    return rejected("invalid_order", sent, { path: "/items", message });
   }
   const { order_id: id, user_id: userId, order_value: declared } = sent;
   const order = { id, userId, cents: total, day: utcDay(sent.order_timestamp) as string };
@@ -80,11 +81,13 @@ function judgeValue(sent: Head, total: number, onValueMismatch: OnValueMismatch)
   }
   if (onValueMismatch === "correct") return { outcome: "corrected", order, declared };
   const message = `must be the total of the items, ${asAmount(total)}, within one cent; is ${declared}`;
-  return rejected("value_mismatch", { path: "/order_value", message });
+  return rejected("value_mismatch", sent, { path: "/order_value", message });
 }
 
-function rejected(reason: RejectReason, ...errors: OrderError[]): Judged {
-  return { outcome: "rejected", reason, errors };
+function rejected(reason: RejectReason, sent: unknown, ...errors: OrderError[]): Judged {
+  const { order_id: orderId, user_id: userId } = Object(sent);
+  const ids = { ...(isId(orderId) && { orderId }), ...(isId(userId) && { userId }) };
+  return { outcome: "rejected", reason, errors, ...ids };
 }
 
 /** The parser quotes what it stumbled over; a customer's data has no place in an error. */
@@ -143,7 +146,7 @@ function isText(value: unknown): value is string {
 }
 
 /** Stored as UTF-8 every lone surrogate becomes U+FFFD, and different ids would be counted as one. */
-function isId(value: unknown): boolean {
+function isId(value: unknown): value is string {
   if (!isText(value) || !value.isWellFormed()) return false;
   // A character is one or two UTF-16 units: only lengths between need counting.
   return value.length <= 128 || (value.length <= 256 && [...value].length <= 128);

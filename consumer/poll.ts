@@ -22,8 +22,9 @@ export async function pollOnce(
   const messages = await parts.queue.receive(waitTimeSeconds, stopping);
   onReceived();
   if (messages.length === 0) return { received: 0, deleted: Promise.resolve() };
-  const settled = await settle(parts, messages, stopping);
-  return { received: messages.length, deleted: deleteAll(parts, settled) };
+  const batch = parts.traced === undefined ? parts : parts.traced(parts, messages);
+  const settled = await settle(batch, messages, stopping);
+  return { received: messages.length, deleted: deleteAll(batch, settled) };
 }
 
 export interface Poller {

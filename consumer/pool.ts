@@ -125,7 +125,7 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
     log.error({ event: "worker_crashed", worker: options.index, restartInMs: pauseMs, error: cause });
     await delay(pauseMs, undefined, { signal: stopping }).catch(() => {});
     if (stopping.aborted) return;
-    await start().catch(restart);
+    await start().then(() => log.info({ event: "worker_restarted", worker: options.index }), restart);
   }
 
   async function bury() {

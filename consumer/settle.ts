@@ -1,9 +1,10 @@
 import type { Log } from "../log.ts";
-import type { DeadLetter, Message, Queue } from "../queue/queue.ts";
-import type { Order, Recorded, Store } from "../store/store.ts";
+import { type Failure, type Message, type Queue, reasonOf } from "../queue/queue.ts";
+import type { Recorded, Store } from "../store/store.ts";
 import type { ConsumerMetrics, Outcome } from "./metrics.ts";
 import { type Judged, judge, type OnValueMismatch } from "./order.ts";
 import { pause } from "./pause.ts";
+import type { Recent } from "./recent.ts";
 import type { StoreGate } from "./store-gate.ts";
 
 export interface ConsumerParts {
@@ -12,16 +13,17 @@ export interface ConsumerParts {
   /** The store's `record`, or one that joins batches before it. */
   record: Store["record"];
   gate: StoreGate;
+  recent: Recent;
   metrics: ConsumerMetrics;
   log: Log;
+  /** The same parts with their requests in spans of this batch; absent while nobody collects spans. */
+  traced?(parts: ConsumerParts, messages: readonly Message[]): ConsumerParts;
   onValueMismatch: OnValueMismatch;
 }
 
-interface Accepted {
-  message: Message;
-  outcome: "counted" | "corrected";
-  order: Order;
-}
+type Accepted = { message: Message } & Exclude<Judged, { outcome: "rejected" }>;
+type Rejected = { message: Message } & Extract<Judged, { outcome: "rejected" }>;
+type Settled = Accepted & { recorded: Recorded };
 
 /** A store that takes writes but fails this often on one batch refuses something in that batch. */
 const MAX_REFUSALS = 3;
@@ -29,35 +31,34 @@ const MAX_REFUSALS = 3;
 const REFUSAL_PAUSE_MS = 200;
 
 /**
- * Judges and records one batch of messages, and answers those that may be deleted. Nothing leaves the queue before the
+ * Judges and records one batch of messages, and answers what may be deleted. Nothing leaves the queue before the
  * store has answered, so that a death on any line leads to a redelivery, which the marker turns into a duplicate.
  */
 export async function settle(
   parts: ConsumerParts,
   messages: readonly Message[],
   stopping: AbortSignal,
-): Promise<Message[]> {
+): Promise<(Settled | Rejected)[]> {
   const { accepted, rejected } = judgeAll(messages, parts.onValueMismatch);
   const [recorded, buried] = await Promise.all([
     recordOrHold(parts, accepted, messages, stopping),
     bury(parts, rejected),
   ]);
   count(parts.metrics, recorded, buried.length);
-  return [...recorded.map(({ message }) => message), ...buried];
+  noteExceptions(parts.recent, recorded, buried);
+  return [...recorded, ...buried];
 }
 
 function judgeAll(messages: readonly Message[], onValueMismatch: OnValueMismatch) {
   const accepted: Accepted[] = [];
-  const rejected: DeadLetter[] = [];
+  const rejected: Rejected[] = [];
   for (const message of messages) {
     const judged: Judged = judge(message.body, onValueMismatch);
-    if (judged.outcome === "rejected") rejected.push({ message, reason: judged.reason, errors: judged.errors });
-    else accepted.push({ message, outcome: judged.outcome, order: judged.order });
+    if (judged.outcome === "rejected") rejected.push({ message, ...judged });
+    else accepted.push({ message, ...judged });
   }
   return { accepted, rejected };
 }
-
-type Settled = Accepted & { recorded: Recorded };
 
 /**
  * Records the batch. While the store is away the whole batch is held: hidden from others and tried again, until it
@@ -127,12 +128,9 @@ async function holdUntilStoreIsBack(
   const signal = AbortSignal.any([released.signal, stopping]);
   let failed = false;
   while (!signal.aborted) {
-    const failures = await queue
-      .changeVisibility(held, visibilityTimeoutSeconds)
-      .catch((error) => [{ reason: `${error}` }]);
+    const failures = await queue.changeVisibility(held, visibilityTimeoutSeconds).catch(allFailed(held));
     // Once a hold: what is visible again is delivered again, and a duplicate in the end.
-    if (failures.length > 0 && !failed)
-      log.warn({ event: "hold_failed", messages: held.length, reason: failures[0]?.reason });
+    if (failures.length > 0 && !failed) log.warn({ event: "hold_failed", ...together(failures) });
     failed ||= failures.length > 0;
     // Three tries before the time is over.
     await pause(Math.max(1, visibilityTimeoutSeconds / 3) * 1000, signal);
@@ -142,41 +140,58 @@ async function holdUntilStoreIsBack(
 
 /** Makes the batch visible to others at once; nothing of it was recorded, so the answer is always empty. */
 async function release({ queue, log }: ConsumerParts, accepted: readonly Accepted[]): Promise<Settled[]> {
-  try {
-    await queue.changeVisibility(
-      accepted.map(({ message }) => message),
-      0,
-    );
-  } catch (error) {
-    // They become visible by themselves when their time is over.
-    log.warn({ event: "release_failed", messages: accepted.length, error });
-  }
+  const messages = accepted.map(({ message }) => message);
+  const failures = await queue.changeVisibility(messages, 0).catch(allFailed(messages));
+  // They become visible by themselves when their time is over.
+  if (failures.length > 0) log.warn({ event: "release_failed", ...together(failures) });
   return [];
 }
 
 /** Copies the rejected to the dead-letter queue and answers those that are there; the others come back. */
-async function bury({ queue, log }: ConsumerParts, rejected: readonly DeadLetter[]): Promise<Message[]> {
+async function bury({ queue, log }: ConsumerParts, rejected: readonly Rejected[]): Promise<Rejected[]> {
   if (rejected.length === 0) return [];
-  try {
-    const failures = await queue.deadLetter(rejected);
-    for (const { message, reason } of failures)
-      log.warn({ event: "dead_letter_failed", message_id: message.id, reason });
-    const failed = new Set(failures.map(({ message }) => message));
-    for (const { message, reason, errors } of rejected) {
-      if (!failed.has(message))
-        log.debug({ event: "order_rejected", message_id: message.id, reason, paths: errors.map(({ path }) => path) });
-    }
-    return rejected.map(({ message }) => message).filter((message) => !failed.has(message));
-  } catch (error) {
-    log.warn({ event: "dead_letter_failed", messages: rejected.length, error });
-    return [];
-  }
+  const failures = await queue.deadLetter(rejected).catch(allFailed(rejected.map(({ message }) => message)));
+  logEach(log, "dead_letter_failed", failures, rejected);
+  const failed = new Set(failures.map(({ message }) => message));
+  return rejected.filter(({ message }) => !failed.has(message));
 }
 
 /** A message that could not be deleted comes back and is a duplicate. */
-export async function deleteAll({ queue, log }: ConsumerParts, messages: readonly Message[]): Promise<void> {
-  for (const { message, reason } of await queue.delete(messages)) {
-    log.warn({ event: "delete_failed", message_id: message.id, reason });
+export async function deleteAll({ queue, log }: ConsumerParts, settled: readonly (Settled | Rejected)[]) {
+  const failures = await queue.delete(settled.map(({ message }) => message));
+  logEach(log, "delete_failed", failures, settled);
+}
+
+/** A request that failed as a whole failed for each of its messages. */
+const allFailed = (messages: readonly Message[]) => (error: unknown) =>
+  messages.map((message): Failure => ({ message, reason: reasonOf(error) }));
+
+function logEach(log: Log, event: string, failures: readonly Failure[], judged: readonly (Settled | Rejected)[]) {
+  for (const { message, reason } of failures) {
+    const one = judged.find((candidate) => candidate.message === message);
+    log.warn({ event, message_id: message.id, order_id: one && idOf(one), reason });
+  }
+}
+
+const idOf = (one: Settled | Rejected) => (one.outcome === "rejected" ? one.orderId : one.order.id);
+
+/** Of messages that fail for one reason, which is rarely their own. */
+const together = (failures: readonly Failure[]) => ({
+  message_ids: failures.map(({ message }) => message.id),
+  reason: failures[0]?.reason,
+});
+
+/** Counted orders, nearly all of them, are none. */
+function noteExceptions(recent: Recent, settled: readonly Settled[], buried: readonly Rejected[]) {
+  for (const one of settled) {
+    if (one.recorded === "recorded" && one.outcome === "counted") continue;
+    const { id: orderId, userId, cents } = one.order;
+    if (one.recorded === "duplicate") recent.note("duplicate", one.message, { orderId, userId });
+    else if (one.outcome === "corrected")
+      recent.note("corrected", one.message, { orderId, userId, declared: one.declared, cents });
+  }
+  for (const { message, orderId, userId, reason, errors } of buried) {
+    recent.note("rejected", message, { orderId, userId, reason, errors });
   }
 }
 

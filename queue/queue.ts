@@ -16,6 +16,8 @@ export interface Message {
   /** When it was sent, ms since the epoch; a redrive sets it anew. */
   sentAtMs: number;
   attributes: Record<string, MessageAttributeValue>;
+  /** What SQS carries beside the attributes for X-Ray, where the sender is traced. */
+  traceHeader?: string;
 }
 
 export interface DeadLetter {
@@ -99,7 +101,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       MaxNumberOfMessages: 10,
       WaitTimeSeconds: waitTimeSeconds,
       VisibilityTimeout,
-      MessageSystemAttributeNames: ["SentTimestamp" as const],
+      MessageSystemAttributeNames: ["SentTimestamp" as const, "AWSTraceHeader" as const],
       // The sender's own attributes travel on with a rejected message.
       MessageAttributeNames: ["All"],
     };
@@ -116,6 +118,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       receiptHandle: message.ReceiptHandle ?? "",
       sentAtMs: Number(message.Attributes?.SentTimestamp ?? Date.now()),
       attributes: message.MessageAttributes ?? {},
+      traceHeader: message.Attributes?.AWSTraceHeader,
     }));
   }
 
@@ -183,9 +186,9 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
   }
 
   async function redrive(deadLetters: readonly Message[]): Promise<Failure[]> {
-    const entries = deadLetters.map(({ body, attributes }, index) => {
-      const { RejectReason, RejectErrors, ...own } = attributes;
-      return { Id: `${index}`, MessageBody: body, MessageAttributes: own };
+    const entries = deadLetters.map((message, index) => {
+      const { RejectReason, RejectErrors, ...own } = message.attributes;
+      return { Id: `${index}`, MessageBody: message.body, MessageAttributes: own, ...traceHeaderOf(message) };
     });
     return await sendAll(QueueUrl, deadLetters, entries);
   }
@@ -229,7 +232,9 @@ function failuresOf(messages: readonly Message[], failed: BatchResultErrorEntry[
 }
 
 function toDeadLetterEntry({ message, reason, errors }: DeadLetter, index: number): SendMessageBatchRequestEntry {
-  const own = Object.entries(message.attributes).slice(0, MAX_OWN_ATTRIBUTES);
+  const { traceparent, ...others } = message.attributes;
+  // Its trace is the last that a dead letter should lose.
+  const own = Object.entries({ ...(traceparent && { traceparent }), ...others }).slice(0, MAX_OWN_ATTRIBUTES);
   return {
     Id: `${index}`,
     MessageBody: message.body,
@@ -238,7 +243,14 @@ function toDeadLetterEntry({ message, reason, errors }: DeadLetter, index: numbe
       RejectReason: { DataType: "String", StringValue: reason },
       RejectErrors: { DataType: "String", StringValue: JSON.stringify(errors) },
     },
+    ...traceHeaderOf(message),
   };
+}
+
+/** The one system attribute that SQS takes from a sender; it counts neither as an attribute nor in the size. */
+function traceHeaderOf({ traceHeader }: Message): Pick<SendMessageBatchRequestEntry, "MessageSystemAttributes"> {
+  if (traceHeader === undefined) return {};
+  return { MessageSystemAttributes: { AWSTraceHeader: { DataType: "String", StringValue: traceHeader } } };
 }
 
 /** Splits entries into batches that stay below `BATCH_BYTES`; one that is larger travels alone. */

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { ConfigError, readConfig } from "../config.ts";
 
+const COLLECTOR = { OTEL_EXPORTER_OTLP_ENDPOINT: "http://collector:4318" };
+
 function problemsOf(env: Record<string, string>): string[] {
   try {
     readConfig(env);
@@ -56,6 +58,21 @@ describe("readConfig()", () => {
     });
   });
 
+  test.each([
+    [{}, undefined],
+    [COLLECTOR, { sampleRatio: 1 }],
+    [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "https://c/v1/traces" }, { sampleRatio: 1 }],
+    [{ ...COLLECTOR, OTEL_SDK_DISABLED: "true" }, undefined],
+    [{ ...COLLECTOR, OTEL_SDK_DISABLED: "false" }, { sampleRatio: 1 }],
+    [{ ...COLLECTOR, OTEL_TRACES_EXPORTER: "none" }, undefined],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "nonsense", OTEL_SDK_DISABLED: "TRUE" }, undefined],
+    [{ ...COLLECTOR, OTEL_TRACES_SAMPLER: "always_off" }, { sampleRatio: 0 }],
+    [{ ...COLLECTOR, OTEL_TRACES_SAMPLER: "parentbased_traceidratio" }, { sampleRatio: 1 }],
+    [{ ...COLLECTOR, OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "0.25" }, { sampleRatio: 0.25 }],
+  ])("traces or not by %j", (env, tracing) => {
+    expect(readConfig(env as Record<string, string>).tracing).toEqual(tracing as never);
+  });
+
   test("takes an empty value for an unset one", () => {
     expect(readConfig({ PORT: "", REDIS_URL: " ", API_KEY: "", SQS_QUEUE_NAME: "" })).toEqual(readConfig({}));
   });
@@ -67,6 +84,13 @@ describe("readConfig()", () => {
     [{ CONSUMER_WORKERS: "two" }, /^CONSUMER_WORKERS must be an integer from 0 to 64: got "two"$/],
     [{ CONSUMER_CONCURRENCY: "0" }, /^CONSUMER_CONCURRENCY must be an integer from 1/],
     [{ ON_VALUE_MISMATCH: "ignore" }, /^ON_VALUE_MISMATCH must be one of correct, reject: got "ignore"$/],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /^OTEL_EXPORTER_OTLP_ENDPOINT must be a URL/],
+    [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "grpc://c:1" }, /^OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be a URL/],
+    [{ ...COLLECTOR, OTEL_TRACES_SAMPLER: "xray" }, /^OTEL_TRACES_SAMPLER must be one of always_on/],
+    [
+      { ...COLLECTOR, OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "10%" },
+      /^OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1$/,
+    ],
     [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
     [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
     [{ SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" }, /^SQS_QUEUE_URL must be a standard queue/],

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import pino from "pino";
 import { createConsumerMetrics } from "../consumer/metrics.ts";
 import { pollOnce, startPolling } from "../consumer/poll.ts";
+import { createRecent } from "../consumer/recent.ts";
 import type { ConsumerParts } from "../consumer/settle.ts";
 import { createStoreGate } from "../consumer/store-gate.ts";
 import type { QueueAddress } from "../queue/client.ts";
@@ -10,6 +11,7 @@ import type { Emulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { joinBatches } from "../store/join.ts";
 import { openStore } from "../store/open.ts";
+import type { RecentOrder } from "../store/store.ts";
 import { body } from "./support/orders.ts";
 import { observedQueue, switchableStore } from "./support/outages.ts";
 import { temporaryFolder } from "./support/program.ts";
@@ -35,15 +37,19 @@ async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; on
   const { queue, calls } = observedQueue(real, overrides.queue?.(real));
   const path = join(temporaryFolder(), "orders.db");
   const { store, turn } = switchableStore(await openStore({ kind: "sqlite", path }));
-  const lines: { event: string }[] = [];
+  const lines: { event: string; level: number }[] = [];
   const log = pino({ level: "trace" }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const metrics = createConsumerMetrics();
   const gate = createStoreGate({ store, log }, stopping.signal);
+  const remembered: RecentOrder[] = [];
+  const remember = async (orders: readonly RecentOrder[]) => void remembered.push(...orders);
+  const recent = createRecent({ store: { ...store, remember }, gate, log });
   const parts: ConsumerParts = {
     queue,
     store,
     record: joinBatches((orders) => parts.store.record(orders)),
     gate,
+    recent,
     metrics,
     log,
     onValueMismatch: overrides.onValueMismatch ?? "correct",
@@ -68,6 +74,7 @@ async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; on
     calls,
     lines,
     events,
+    remembered,
     outcomes,
     stopping,
     turn,
@@ -109,6 +116,66 @@ describe("pollOnce()", () => {
     ]);
     const errors = JSON.parse(dead[1]?.attributes.RejectErrors?.StringValue ?? "");
     expect(errors.map(({ path }: { path: string }) => path)).toEqual(["/order_value", "/items"]);
+  });
+
+  test("tells of corrected, rejected and duplicate orders, with their trace, and of no counted one", async () => {
+    await using c = await consumer();
+    const traceId = "0af7651916cd43dd8448eb211c80319c";
+    const traceparent = { DataType: "String", StringValue: `00-${traceId}-b7ad6b7169203331-01` };
+    c.parts.queue = {
+      ...c.parts.queue,
+      receive: async (...args) => {
+        const messages = await c.queue.receive(...args);
+        return messages.map((message) => ({ ...message, attributes: { traceparent } }));
+      },
+    };
+    const copy = body({ order_id: "copy" });
+    await c.queue.send([
+      copy,
+      copy,
+      body({ order_id: "c", order_value: 99.99 }),
+      body({ order_id: "r", items: [] }),
+      "{",
+    ]);
+    await pollAll(c.parts);
+    await c.parts.recent.flush();
+    const about = { atMs: expect.any(Number), messageId: expect.any(String), traceId };
+    const errors = [{ path: "/items", message: expect.any(String) }];
+    const syntax = [{ path: "", message: expect.any(String) }];
+    expect(c.remembered).toEqual([
+      { ...about, outcome: "rejected", orderId: "r", userId: "U1", reason: "invalid_order", errors },
+      { ...about, outcome: "rejected", reason: "invalid_json", errors: syntax },
+      { ...about, outcome: "corrected", orderId: "c", userId: "U1", declared: 99.99, cents: 1000 },
+      { ...about, outcome: "duplicate", orderId: "copy", userId: "U1" },
+    ]);
+    const of = { time: expect.any(Number), pid: expect.any(Number), hostname: expect.any(String) };
+    const line = { ...of, message_id: expect.any(String), trace_id: traceId };
+    const byEvent = c.lines.toSorted((a, b) => a.level - b.level);
+    expect(byEvent as object[]).toEqual([
+      { ...line, level: 20, event: "order_duplicate", order_id: "copy", user_id: "U1" },
+      { ...line, level: 30, event: "order_corrected", order_id: "c", user_id: "U1", declared: 99.99, counted: 10 },
+      {
+        ...line,
+        level: 40,
+        event: "order_rejected",
+        order_id: "r",
+        user_id: "U1",
+        reason: "invalid_order",
+        paths: ["/items"],
+      },
+      { ...line, level: 40, event: "order_rejected", reason: "invalid_json", paths: [""] },
+    ]);
+  });
+
+  test("names message and order in the line of a delete that SQS refuses", async () => {
+    await using c = await consumer({
+      queue: () => ({ delete: async (messages) => messages.map((message) => ({ message, reason: "InternalError" })) }),
+    });
+    await c.queue.send([body({ order_id: "kept" }), body({ order_id: "", user_id: "U2" })]);
+    await pollAll(c.parts);
+    const failed = c.lines.filter(({ event }) => event === "delete_failed");
+    expect(failed).toMatchObject([{ order_id: "kept", reason: "InternalError" }, { reason: "InternalError" }]);
+    for (const line of failed) expect(line).toHaveProperty("message_id", expect.stringMatching(/./));
   });
 
   test("rejects a mismatch instead of correcting it when told to", async () => {
@@ -161,11 +228,13 @@ describe("pollOnce()", () => {
         deadLetter: async (rejected) => rejected.map(({ message }) => ({ message, reason: "full" })),
       }),
     });
-    await c.queue.send(["{", body()]);
+    await c.queue.send([body({ order_id: "bad", items: [] }), body()]);
     await pollAll(c.parts);
     expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 1, deadLetter: 0 });
     expect(await c.outcomes()).toMatchObject({ counted: 1, rejected: 0 });
-    expect(c.events()).toEqual(["dead_letter_failed"]);
+    expect(c.lines).toMatchObject([
+      { event: "dead_letter_failed", order_id: "bad", message_id: expect.any(String), reason: "full" },
+    ]);
   });
 
   test("an order that the store refuses is left in the queue and the rest of its batch counts", async () => {

@@ -390,6 +390,28 @@ describe("judge() rejects an order with a wrong field, and points at it", () => 
   });
 });
 
+describe("judge() names the ids of a rejected order", () => {
+  const both = { orderId: "o", userId: "u" };
+
+  test.each<[string, Fields, object]>([
+    ["whose items are wrong", { items: "[]" }, both],
+    ["whose value is not that of its items", { order_value: "9999" }, both],
+    ["that passes the limit", { items: itemsOf("1 x 1e12") }, both],
+    ["with one valid id", { order_id: '" "' }, { userId: "u" }],
+    ["with none", { order_id: "7", user_id: "null" }, {}],
+  ])("%s", (_, fields, ids) => {
+    const { outcome, reason, errors, ...named } = judgeWith(
+      { order_id: '"o"', user_id: '"u"', ...fields },
+      "reject",
+    ) as Extract<Judged, { outcome: "rejected" }>;
+    expect({ outcome, named }).toEqual({ outcome: "rejected", named: ids });
+  });
+
+  test.each(["{", "null", '"text"', "[]", '{"__proto__":{"order_id":"o"}}'])("none in %s", (body) => {
+    expect(judge(body, "correct")).not.toHaveProperty("orderId");
+  });
+});
+
 describe("judge() takes ids as they are", () => {
   const ids = [
     ..."U5678| U1 |a:b|{U1}|{}|a b|a\nb|\u0000|a\u0000b|😀|é|e\u0301|👨‍👩‍👧|\ufffd|\ufffe|\u200b".split("|"),

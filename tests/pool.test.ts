@@ -24,7 +24,8 @@ describe("the pool replaces a worker that", () => {
     expect(pool.status()).toMatchObject([{ state: "running", sinceProgressMs: expect.any(Number) }]);
     await waitFor("two crashes", () => events().filter((event) => event === "worker_crashed").length >= 2);
     expect(lines[0]).toMatchObject({ event: "worker_crashed", worker: 1, restartInMs: 100 });
-    expect(lines[1]).toMatchObject({ event: "worker_crashed", worker: 1, restartInMs: 200 });
+    expect(lines[1]).toMatchObject({ event: "worker_restarted", worker: 1 });
+    expect(lines[2]).toMatchObject({ event: "worker_crashed", worker: 1, restartInMs: 200 });
     await pool.stop();
     expect(events()).not.toContain("worker_terminated");
   });

@@ -67,12 +67,19 @@ describe("with no environment", () => {
       "{",
     ]);
     await waitFor("the orders", async () => (await totalOrders(program)) === 2);
-    expect(await (await program.get("/stats/global")).json()).toEqual({ total_orders: 2, total_revenue: 50 });
+    expect(await (await program.get("/stats/global")).json()).toMatchObject({ total_orders: 2, total_revenue: 50 });
     await waitFor("the outcomes in the metrics", async () => {
       const text = await (await program.get("/metrics")).text();
       return ["counted", "corrected", "rejected"].every((outcome) =>
         text.includes(`orders_total{outcome="${outcome}"} 1`),
       );
+    });
+    await waitFor("the orders to look at", async () => {
+      const pages = await Promise.all(
+        ["corrected", "rejected"].map((word) => program.get(`/orders/recent?outcome=${word}`)),
+      );
+      const texts = await Promise.all(pages.map((page) => page.text()));
+      return texts.every((text, index) => text.includes(["99.99", "invalid_json"][index] as string));
     });
     await waitFor("an empty queue", () => isEmpty(queue));
     const before = performance.now();
@@ -82,6 +89,8 @@ describe("with no environment", () => {
     expect(eventsOf(program.output()).map(({ event }) => event)).toEqual([
       "embedded_mode",
       "started",
+      "order_corrected",
+      "order_rejected",
       "stopping",
       "stopped",
     ]);
@@ -117,7 +126,7 @@ describe("on a named queue and Redis", () => {
     }
     const last = await startProgram(env);
     await waitFor("an empty queue", () => isEmpty(queue));
-    expect(await (await last.get("/stats/global")).json()).toEqual({
+    expect(await (await last.get("/stats/global")).json()).toMatchObject({
       total_orders: orders,
       total_revenue: orders * 10,
     });

@@ -196,6 +196,44 @@ describe("the queue", () => {
     stop();
   });
 
+  test("asks for the X-Ray header, and passes it on to the dead-letter queue and back", async () => {
+    const requests: Record<string, unknown>[] = [];
+    const header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
+    const Attributes = { SentTimestamp: "1", AWSTraceHeader: header };
+    const MD5OfBody = "0cc175b9c0f1b6a831c399e269772661";
+    const Messages = [{ MessageId: "m", Body: "a", MD5OfBody, ReceiptHandle: "r", Attributes }];
+    const { queue, stop } = rawServer(async (request) => {
+      requests.push((await request.json()) as Record<string, unknown>);
+      return Response.json({ Messages, Successful: [{ Id: "0", MD5OfMessageBody: MD5OfBody }] });
+    });
+    for (const client of ["fetch", "sdk"] as const) {
+      const [message] = await openQueue({ ...queue.address, client }).receive(0, never);
+      if (!message) throw new Error("nothing received");
+      expect(message).toMatchObject({ traceHeader: header, sentAtMs: 1 });
+      expect(await queue.deadLetter([{ message, reason: "invalid_json", errors: [] }])).toEqual([]);
+      expect(await queue.redrive([message])).toEqual([]);
+      const [received, ...sent] = requests.splice(0);
+      expect(received?.MessageSystemAttributeNames).toEqual(["SentTimestamp", "AWSTraceHeader"]);
+      const passedOn = { MessageSystemAttributes: { AWSTraceHeader: { DataType: "String", StringValue: header } } };
+      expect(sent).toMatchObject([{ Entries: [passedOn] }, { Entries: [passedOn] }]);
+    }
+    stop();
+  });
+
+  test("deadLetter() keeps the trace of a message that has all ten attributes", async () => {
+    const queue = await freshQueue(emulator);
+    await queue.send(["{"]);
+    const [message] = await queue.receive(0, never);
+    if (!message) throw new Error("nothing received");
+    const text = (StringValue: string) => ({ DataType: "String", StringValue });
+    const others = Array.from({ length: 9 }, (_, index) => [`a${index}`, text("x")]);
+    const attributes = { ...Object.fromEntries(others), traceparent: text("00-abc") };
+    expect(await queue.deadLetter([{ message: { ...message, attributes }, reason: "x", errors: [] }])).toEqual([]);
+    const [dead] = await takeAll(deadLettersOf(queue));
+    expect(Object.keys(dead?.attributes ?? {})).toHaveLength(10);
+    expect(dead?.attributes.traceparent).toEqual(text("00-abc"));
+  });
+
   test("what the answer to a send does not name is no dead letter, and its original is not deleted", async () => {
     const { queue, stop } = rawServer(() => Response.json({}));
     const [a, b] = ["a", "b"].map((id) => ({ id, body: id, receiptHandle: id, sentAtMs: 0, attributes: {} }));

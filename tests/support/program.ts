@@ -26,12 +26,13 @@ export function temporaryFolder(): string {
 export function spawnProgram(
   env: Record<string, string>,
   wrapper: string[] = [],
+  file = "index.ts",
 ): {
   child: Bun.Subprocess<"ignore", "pipe", "pipe">;
   output: () => string;
 } {
   let text = "";
-  const child = Bun.spawn([...wrapper, process.execPath, "index.ts"], {
+  const child = Bun.spawn([...wrapper, process.execPath, file], {
     cwd: ROOT,
     env: {
       PATH: process.env.PATH ?? "",
@@ -53,8 +54,12 @@ export function spawnProgram(
 }
 
 /** The same, once it has said that it has started. */
-export async function startProgram(env: Record<string, string>, wrapper: string[] = []): Promise<Program> {
-  const { child, output } = spawnProgram(env, wrapper);
+export async function startProgram(
+  env: Record<string, string>,
+  wrapper: string[] = [],
+  file?: string,
+): Promise<Program> {
+  const { child, output } = spawnProgram(env, wrapper, file);
   await waitFor("the program to start", () => output().includes('"started"') || child.exitCode !== null);
   const started = eventsOf(output()).find(({ event }) => event === "started");
   if (!started) throw new Error(`The program did not start: ${output()}`);
