@@ -1,11 +1,9 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import pino from "pino";
+import { Registry } from "prom-client";
 import { createConsumerMetrics } from "../consumer/metrics.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import type { Queue } from "../queue/queue.ts";
-import { createApp } from "../routes/app.ts";
-import { openStore } from "../store/open.ts";
-import type { Store } from "../store/store.ts";
+import { metricsRoutes } from "../routes/metrics.ts";
 import { body } from "./support/orders.ts";
 import { type Program, startProgram } from "./support/program.ts";
 import { promtool, type Scrape, scrape } from "./support/prometheus.ts";
@@ -103,20 +101,15 @@ describe("what a program that has counted orders tells Prometheus", () => {
 
 describe("a gauge whose value is not known", () => {
   let queue: Queue;
-  let store: Store;
   beforeAll(async () => {
     queue = await freshQueue(emulator);
-    store = await openStore({ kind: "redis", url: redisServer.freshUrl() });
   });
-  afterAll(() => store.close());
 
-  /** /metrics of an API whose consumers have counted nothing, with this time to drain. */
+  /** /metrics of a process whose consumers have counted nothing, with this time to drain. */
   async function metrics(drainSeconds: () => Promise<number | undefined>) {
     const { registry } = createConsumerMetrics();
-    const app = createApp({
-      log: pino({ level: "silent" }),
-      store,
-      storeKind: "redis",
+    const app = metricsRoutes({
+      registry: new Registry(),
       depth: queue.depth,
       workers: () => [{ state: "restarting" }],
       threadMetrics: async () => [await registry.getMetricsAsJSON()],
