@@ -7,28 +7,23 @@ const env = { ...process.env, PATH };
 
 const has = (program: string) => Bun.which(program, { PATH }) !== null;
 
-/** The commands that install Redis on this machine; none where its package manager is not known. */
-function installCommands(): string[][] {
-  const asRoot = process.getuid?.() === 0 || !has("sudo") ? [] : ["sudo"];
-  if (has("apt-get")) return aptCommands(asRoot);
-  if (has("apk")) return [[...asRoot, "apk", "add", "--no-cache", "redis"]];
-  if (has("brew")) return [["brew", "install", "redis"]];
-  return [];
-}
+const asRoot = process.getuid?.() === 0 || !has("sudo") ? [] : ["sudo"];
+// RUNLEVEL=1 keeps Debian's package from starting a server on 6379. sudo drops the environment, `env` behind it does not.
+const apt = [...asRoot, "env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"];
 
-/** RUNLEVEL=1 keeps Debian's package from starting a server on 6379, but not where systemd runs the machine. */
-function aptCommands(asRoot: string[]): string[][] {
-  // sudo drops the environment, `env` behind it does not.
-  const apt = [...asRoot, "env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"];
-  return [
+/** The commands that install Redis, by the package manager that this machine has. */
+const INSTALL: Record<string, string[][]> = {
+  "apt-get": [
     [...apt, "update"],
     [...apt, "install", "-y", "--no-install-recommends", "redis-server"],
-  ];
-}
+  ],
+  apk: [[...asRoot, "apk", "add", "--no-cache", "redis"]],
+  brew: [["brew", "install", "redis"]],
+};
 
 /** Judged by redis-server being there, not by exit codes: `apt-get update` fails where one of many sources does. */
 function installRedis(): boolean {
-  for (const command of installCommands()) {
+  for (const command of INSTALL[Object.keys(INSTALL).find(has) ?? ""] ?? []) {
     console.error(`redis-server is missing: ${command.join(" ")}`);
     Bun.spawnSync(command, { env, stdio: ["inherit", "inherit", "inherit"] });
   }
