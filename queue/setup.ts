@@ -35,7 +35,7 @@ export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
   try {
     return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) => locate(setupCalls(client, signal), wanted));
   } catch (error) {
-    throw new Error(`Cannot use the queue ${describe(wanted)}: ${reasonOf(error)}. ${adviceFor(error)}`, {
+    throw new Error(`Cannot use the queue ${describe(wanted)}: ${reasonOf(error)}. ${adviceFor(error, wanted)}`, {
       cause: error,
     });
   } finally {
@@ -171,7 +171,7 @@ function describe({ name, url, endpoint }: QueueName): string {
   return url ?? (endpoint ? `${name} at ${endpoint}` : name);
 }
 
-function adviceFor(error: unknown): string {
+function adviceFor(error: unknown, { embedded }: QueueName): string {
   const name = error instanceof Error ? error.name : "";
   if (name === "QueueDoesNotExist") return "Create it, or name it with SQS_QUEUE_NAME to have it created";
   if (name === "CredentialsProviderError")
@@ -179,5 +179,6 @@ function adviceFor(error: unknown): string {
   if (/region is missing/i.test(String(error))) return "Set AWS_REGION";
   if (error instanceof AccessDenied) return "README lists the rights that the program needs";
   if (/UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) return "Check the AWS credentials";
+  if (embedded) return "Is `bun run start` running?";
   return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, and that the service is running";
 }

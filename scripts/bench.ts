@@ -1,135 +1,76 @@
 /** `bun run bench`: what the program does and costs, beside what else could do it. */
 
-import { parseArgs } from "node:util";
 import { drain } from "./bench/drain.ts";
 import { http } from "./bench/http.ts";
 import { latency } from "./bench/latency.ts";
 import { memory } from "./bench/memory.ts";
 import type { Spread, Table } from "./bench/rounds.ts";
 import { stores } from "./bench/stores.ts";
+import { type Context, createCommand, type Result, type Values } from "./command.ts";
 
-export interface Options {
-  rounds: number;
-  days: number;
-  boardUsers: number;
-  /** Where absent, each suite has its own. */
-  orders?: number[] | undefined;
-  users?: number[] | undefined;
-  seconds?: number | undefined;
-  workers?: number | undefined;
-  concurrency?: number | undefined;
-}
-
+const INTEGER = { takes: "integer" } as const;
+/** Where no number is given and none falls back, each suite has its own. */
+const OPTIONS = {
+  rounds: { ...INTEGER, fallback: 3, about: "of every side" },
+  orders: { ...INTEGER, many: true, about: "50000, memory 1000000; drain takes every number, others the largest" },
+  users: {
+    ...INTEGER,
+    many: true,
+    about: "1000, stores also 100000; latency and memory take the first",
+  },
+  days: { ...INTEGER, fallback: 2, about: "of the orders: a backlog is seldom longer" },
+  "board-users": { ...INTEGER, fallback: 1_000_000, about: "of http" },
+  seconds: { ...INTEGER, about: "of load at a time: latency 10, http 5" },
+  workers: { ...INTEGER, about: "the program's own default; memory 4" },
+  concurrency: { ...INTEGER, about: "the program's own default" },
+} as const;
 const SUITES: Record<string, (options: Options) => Promise<Table[]>> = { drain, latency, http, memory, stores };
 
-const HELP = `Measures the program beside others on this machine, in turn: the median of several rounds (least–most).
+export type Options = Values<typeof OPTIONS> & Pick<Context, "progress">;
 
-Usage: bun run bench [suite ...] [options]
+const bench = createCommand({
+  about: "Measures the program beside others on this machine, in turn: the median of several rounds (least–most).",
+  usage: "bun run bench [suite ...] [options]",
+  words: {
+    drain: "empties a full queue: the program, bare loops of the AWS SDK and of fetch, npm's sqs-consumer",
+    latency: "from sending an order until the API shows it, at 100 and 1,000 orders/s",
+    http: "the API beside a bare Bun.serve with ioredis, a million users on the boards",
+    memory: "of the process over a million orders, of Redis for an order and for a user; the start",
+    stores: "record() alone, Redis and SQLite",
+  },
+  several: true,
+  options: OPTIONS,
+  notes: `Needs Linux, redis-server and, for http, wrk. Queue, Redis and every side are processes of their own; the CPU counted is
+the side's. The published numbers are those of the examples.`,
+  exitCodes: { 0: "measured" },
+  examples: [
+    "bun run bench drain --orders 50000,500000 --users 1000,100000",
+    "bun run bench latency http memory stores",
+  ],
+  run,
+});
 
-  drain     empties a full queue: the program, bare loops of the AWS SDK and of fetch, npm's sqs-consumer
-  latency   from sending an order until the API shows it, at 100 and 1,000 orders/s
-  http      the API beside a bare Bun.serve with ioredis, a million users on the boards
-  memory    of the process over a million orders, of Redis for an order and for a user; the start
-  stores    record() alone, Redis and SQLite
-
-  --rounds N          3
-  --orders N,N...     50000, memory 1000000; drain takes every number, others the largest
-  --users N,N...      1000, stores also 100000; drain and stores take every number, others the first
-  --days N            2: a backlog is seldom longer
-  --board-users N     1000000, http
-  --seconds N         of load at a time: latency 10, http 5
-  --workers N         the program's own default; memory 4
-  --concurrency N     the program's own default
-  --json              one JSON object on stdout and nothing else there
-
-Needs Linux, redis-server and, for http, wrk. Queue, Redis and every side are processes of their own; the CPU counted is
-the side's. Exit code: 0 measured, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. The published numbers are those of
-
-  bun run bench drain --orders 50000,500000 --users 1000,100000
-  bun run bench latency http memory stores`;
-
-class UsageError extends Error {}
-
-/** Runs the command and answers its exit code, as its help has them. */
-async function bench(args: string[]): Promise<number> {
-  try {
-    const { values, positionals } = parse(args);
-    if (values.help) console.log(HELP);
-    else await run(suitesOf(positionals), readOptions(values), values.json === true);
-    return 0;
-  } catch (error) {
-    console.error((error as Error).message);
-    return error instanceof UsageError ? 2 : 1;
-  }
-}
-
-async function run(suites: ((options: Options) => Promise<Table[]>)[], options: Options, json: boolean) {
+async function run(options: Values<typeof OPTIONS>, { words, progress, print }: Context): Promise<Result> {
   const tables: Table[] = [];
-  for (const suite of suites) {
-    const measured = await suite(options);
-    if (!json) measured.forEach(print);
+  for (const name of words.length > 0 ? words : Object.keys(SUITES)) {
+    const measured = (await SUITES[name]?.({ ...options, progress })) ?? [];
+    if (!options.json) for (const table of measured) await print(asText(table));
     tables.push(...measured);
   }
-  if (json) console.log(JSON.stringify({ tables }));
+  return { json: { tables } };
 }
 
-function parse(args: string[]) {
-  const names = ["rounds", "orders", "users", "days", "board-users", "seconds", "workers", "concurrency"];
-  const numbers = Object.fromEntries(names.map((name) => [name, { type: "string" as const }]));
-  const flags = { json: { type: "boolean" as const }, help: { type: "boolean" as const, short: "h" } };
-  try {
-    return parseArgs({ args, options: { ...numbers, ...flags }, allowPositionals: true });
-  } catch (error) {
-    // Its second sentence is about arguments that begin with a dash.
-    throw new UsageError((error as Error).message.split(". ")[0]);
-  }
-}
-
-function suitesOf(names: string[]) {
-  return (names.length > 0 ? names : Object.keys(SUITES)).map((name) => {
-    const suite = SUITES[name];
-    if (suite) return suite;
-    throw new UsageError(`There is no suite "${name}": there are ${Object.keys(SUITES).join(", ")}`);
-  });
-}
-
-function readOptions(values: Record<string, unknown>): Options {
-  function numbers(name: string): number[] | undefined {
-    const text = values[name];
-    if (text === undefined) return undefined;
-    if (/^[1-9]\d{0,8}(,[1-9]\d{0,8})*$/.test(`${text}`)) return `${text}`.split(",").map(Number);
-    throw new UsageError(`--${name} must be a whole number of at least 1: got "${text}"`);
-  }
-  const first = (name: string) => numbers(name)?.[0];
-  return {
-    rounds: first("rounds") ?? 3,
-    days: first("days") ?? 2,
-    boardUsers: first("board-users") ?? 1_000_000,
-    orders: numbers("orders"),
-    users: numbers("users"),
-    seconds: first("seconds"),
-    workers: first("workers"),
-    concurrency: first("concurrency"),
-  };
-}
-
-function print({ title, rows }: Table) {
-  const columns = [...new Set(Object.values(rows).flatMap(Object.keys))];
+function asText({ title, rows }: Table): string {
   // ordersPerSecond -> orders per second
-  const head = ["", ...columns.map((name) => name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`))];
-  const body = Object.entries(rows).map(([name, row]) => [name, ...columns.map((column) => cell(row[column]))]);
-  const widths = head.map((_, index) => Math.max(...[head, ...body].map((line) => line[index]?.length ?? 0)));
-  console.log(`\n${title}, median (least–most)`);
-  for (const line of [head, ...body])
-    console.log(line.map((text, index) => text.padEnd(widths[index] ?? 0)).join("  "));
+  const inWords = (name: string) => name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+  const cellsOf = (row: Table["rows"][string]) =>
+    Object.entries(row).map(([name, spread]) => [inWords(name), cell(spread)]);
+  const cells = Object.entries(rows).map(([name, row]) => [name, Object.fromEntries(cellsOf(row))]);
+  return `\n${title}, median (least–most)\n${Bun.inspect.table(Object.fromEntries(cells)).trimEnd()}`;
 }
 
 const digits = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
 
-function cell(spread: Spread | undefined): string {
-  if (!spread) return "";
-  const [median, min, max] = [spread.median, spread.min, spread.max].map((value) => digits.format(value));
-  return `${median} (${min}–${max})`;
-}
+const cell = ({ median, min, max }: Spread) => `${digits.format(median)} (${digits.format(min)}–${digits.format(max)})`;
 
-process.exit(await bench(process.argv.slice(2)));
+process.exit(await bench(process.argv.slice(2), Bun.env));

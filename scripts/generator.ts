@@ -35,6 +35,9 @@ const STREETS = ["Main St", "Oak Avenue", "MG Road", "Bahnhofstraße", "Rua da M
 const CITIES = ["Springfield", "Chennai", "Zürich", "São Paulo", "名古屋市", "Łódź"];
 const ZONES = { "+05:30": 330, "-08:00": -480, "+13:00": 780, "-03:30": -210 };
 
+/** Whether it adds to the sums, where it arrives before its copies. */
+export const isOrder = ({ expected }: GeneratedMessage) => expected === "counted" || expected === "corrected";
+
 /** Yields messages without end, one at a time. */
 export function* generate(options: GeneratorOptions): Generator<GeneratedMessage, never> {
   const draw = createDraw(options.seed);
@@ -44,7 +47,7 @@ export function* generate(options: GeneratorOptions): Generator<GeneratedMessage
     const copies = kind === "duplicate" && earlier.length > 0;
     const message = copies ? copyOf(draw.pick(earlier), draw) : createMessage(draw, options, kind, number);
     const slot = earlier.length < MAX_REMEMBERED ? earlier.length : draw.below(MAX_REMEMBERED);
-    if (message.expected === "counted" || message.expected === "corrected") earlier[slot] = message;
+    if (isOrder(message)) earlier[slot] = message;
     yield message;
   }
 }

@@ -1,13 +1,12 @@
 /** `bun scripts/redrive.ts`: shows what lies in the dead-letter queue, and moves it back to the queue or to a file. */
 
 import { fstatSync, fsyncSync, openSync, readSync, writeFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import { GetQueueUrlCommand } from "@aws-sdk/client-sqs";
-import { SingleBar } from "cli-progress";
-import { ConfigError, type QueueConfig, readConfig } from "../config.ts";
+import { type QueueConfig, readConfig } from "../config.ts";
 import { createClient } from "../queue/client.ts";
 import { type Failure, type Message, openQueue, type Queue, reasonOf } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
+import { type Context, createCommand, type Result, type Values } from "./command.ts";
 
 /** What stays is released at the end; this long is the price of a kill. A look at 100,000 messages takes minutes. */
 const HIDE_SECONDS = 30 * 60;
@@ -15,96 +14,52 @@ const HIDE_SECONDS = 30 * 60;
 const MAX_HELD = 110_000;
 /** Batches at a time: they hide the network of a real queue. */
 const LANES = 8;
-const REASONS = ["invalid_json", "invalid_order", "value_mismatch", "none"];
-const FLAG = { type: "boolean" } as const;
-const FLAGS = { "dry-run": FLAG, json: FLAG, help: { ...FLAG, short: "h" } } as const;
-const OPTIONS = { reason: { type: "string", multiple: true }, limit: { type: "string" }, ...FLAGS } as const;
+const REASONS = ["invalid_json", "invalid_order", "value_mismatch", "none"] as const;
+const OPTIONS = {
+  reason: { takes: REASONS, many: true, about: `only ${REASONS.join(", ")} (received too often: SQS moved it)` },
+  limit: { takes: "integer", about: "at most so many messages" },
+  "dry-run": { about: "shows what would move and changes nothing" },
+} as const;
 
-const HELP = `Shows what lies in the dead-letter queue, and moves it back to the queue or to a file.
+export const redrive = createCommand({
+  about: "Shows what lies in the dead-letter queue, and moves it back to the queue or to a file.",
+  usage: "bun scripts/redrive.ts [list | back | file PATH] [options]",
+  words: {
+    list: "shows reason, errors and the start of the body of each message; the default",
+    back: "moves messages to the queue that `bun run start` reads, bodies and own attributes unchanged",
+    "file PATH": "moves them to the end of a file, one JSON object a line: message_id, reason, errors, body, sent_at",
+  },
+  options: OPTIONS,
+  notes: `With --json the messages shown are a line each, the counts the last one. A message is deleted only when its copy is in
+the queue or on disk: a kill loses none, but may leave one in both places. Moved back again it is a duplicate, as long as
+the program remembers order ids (at least 29 days). What stays is hidden from others until the end or Ctrl-C; after a kill,
+for up to ${HIDE_SECONDS / 60} minutes. What arrives while messages move back stays: it may be the same, rejected again. Every look
+counts as a receive, should the dead-letter queue have a redrive policy of its own. The program's environment variables
+name the queue.`,
+  examples: [
+    "bun scripts/redrive.ts",
+    "bun scripts/redrive.ts back --reason none --limit 10 --dry-run",
+    "bun scripts/redrive.ts file rejected.jsonl --reason invalid_json,invalid_order",
+  ],
+  settles: true,
+  run,
+});
 
-Usage: bun scripts/redrive.ts [list | back | file PATH] [options]
-
-  list           shows reason, errors and the start of the body of each message; the default
-  back           moves messages to the queue that \`bun run start\` reads, bodies and own attributes unchanged
-  file PATH      moves them to the end of a file, one JSON object a line: message_id, reason, errors, body, sent_at
-  --reason WORD  only ${REASONS.join(", ")} (received too often, so that
-                 SQS moved it); may be repeated
-  --limit N      at most N messages
-  --dry-run      shows what would move and changes nothing
-  --json         JSON lines on stdout and nothing else there: the messages shown, then the counts
-
-A message is deleted only when its copy is in the queue or on disk: a kill loses none, but may leave one in both
-places. Moved back again it is a duplicate, as long as the program remembers order ids (at least
-29 days). What stays is hidden from others until the end or Ctrl-C; after a kill, for up to
-${HIDE_SECONDS / 60} minutes. What arrives while messages move back stays: it may be the same, rejected again. Every look counts as
-a receive, should the dead-letter queue have a redrive policy of its own. The program's environment variables name
-the queue.
-
-Examples:
-  bun scripts/redrive.ts
-  bun scripts/redrive.ts back --reason none --limit 10 --dry-run
-  bun scripts/redrive.ts file rejected.jsonl --reason invalid_json --reason invalid_order`;
-
-type Environment = Record<string, string | undefined>;
-type Options = ReturnType<typeof readOptions>;
 /** Puts at most ten messages somewhere and answers those that were refused. */
 type Copy = (batch: Message[]) => Promise<Failure[]>;
 
-/** Runs the command and answers its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. */
-export async function redrive(args: string[], env: Environment): Promise<number> {
-  const options = readOptions(args);
-  if (options.help) console.log(HELP);
-  else if (options.problems.length > 0) console.error(options.problems.join("\n"));
-  if (options.help || options.problems.length > 0) return options.help ? 0 : 2;
-  try {
-    return await run(options, env);
-  } catch (error) {
-    console.error(error instanceof ConfigError ? error.problems.join("\n") : reasonOf(error));
-    return 1;
-  }
-}
-
-/** Not by parseArgs' own strictness: it ends at the first problem, and all of them are named here. */
-function readOptions(args: string[]) {
-  const { values, positionals } = parseArgs({ args, options: OPTIONS, strict: false });
-  const [command = "list", ...rest] = positionals;
-  const { reason = [], limit = Number.MAX_SAFE_INTEGER, ...flags } = values;
-  const path = command === "file" ? rest.shift() : undefined;
-  const reasons = [reason].flat().map(String);
-  const problems = [
-    !["list", "back", "file"].includes(command) && `The command must be list, back or file: got "${command}"`,
-    command === "file" && !path && "file needs the path of a file",
-    !/^[1-9]\d{0,15}$/.test(`${limit}`) && `--limit must be an integer of at least 1: got "${limit}"`,
-    ...reasons.map((word) => !REASONS.includes(word) && `--reason must be one of ${REASONS.join(", ")}: got "${word}"`),
-    ...rest.map((word) => `Unexpected argument ${word}`),
-    ...Object.entries(flags).map(([name, value]) => {
-      const option = name.length === 1 ? `-${name}` : `--${name}`;
-      if (!Object.hasOwn(FLAGS, name)) return `Unknown option ${option}: see --help`;
-      return value !== true && `${option} takes no value`;
-    }),
-  ].filter((problem) => problem !== false);
-  const moves = command !== "list" && !flags["dry-run"];
-  return { command, path, reasons, limit: Number(limit), moves, json: flags.json, help: flags.help, problems };
-}
-
-async function run(options: Options, env: Environment): Promise<number> {
-  const { queue, deadLetters } = await openQueues(readConfig(env).queue);
-  const copy = options.moves && options.path ? appendTo(options.path) : queue.redrive;
-  const interrupt = new AbortController();
-  // Once: a second Ctrl-C meets no listener and ends the process.
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => interrupt.abort());
-  // `| head` has read enough.
-  process.stdout.on("error", () => interrupt.abort());
-  const { visible, inFlight } = await deadLetters.depth();
-  if (inFlight > 0) console.error(`About ${inFlight} further messages are hidden: another receive holds them`);
-  const format = process.stderr.isTTY ? "{bar} {percentage}% | {value}/{total}" : "{value} of {total} looked at";
-  const bar = new SingleBar({ format, linewrap: true, clearOnComplete: true, noTTYOutput: true, notTTYSchedule: 5000 });
-  if (options.moves) bar.start(Math.min(visible, options.limit), 0);
-  const { problems, counts } = await sweep(deadLetters, copy, options, interrupt.signal, bar);
-  bar.stop();
-  await write([options.json ? JSON.stringify(counts) : inWords(counts, options, options.path ?? queue.address.url)]);
-  for (const problem of problems) console.error(problem);
-  return problems.size > 0 ? 1 : interrupt.signal.aborted ? 130 : 0;
+async function run(options: Values<typeof OPTIONS>, context: Context): Promise<Result> {
+  const [word = "list", path] = context.words;
+  const { queue, deadLetters } = await openQueues(readConfig(context.env).queue);
+  const moves = word !== "list" && !options["dry-run"];
+  const copy = path ? appendTo : () => queue.redrive;
+  const { problems, counts } = await sweep(deadLetters, moves ? copy(`${path}`) : undefined, options, context);
+  const { matched, reasons, moved, kept, failed } = counts;
+  const each = Object.entries(reasons).map(([reason, count]) => `${count} ${reason}`);
+  const all = `${matched} messages${matched > 0 ? ": " : ""}${each.join(", ")}`;
+  const to = path ?? queue.address.url;
+  const what = moves ? `Moved ${moved} to ${to}, kept ${kept}, failed ${failed}` : `Would move ${matched} to ${to}`;
+  return { json: counts, text: word === "list" ? all : `${all}\n${what}`, problems };
 }
 
 /** Finds them by URL: a queue that goes by name would be created where it is missing. */
@@ -142,17 +97,21 @@ function appendTo(path: string): Copy {
   };
 }
 
-/** Receives every message once, shows or moves those that are asked for, and releases what stays. Never rejects. */
-async function sweep(deadLetters: Queue, copy: Copy, options: Options, signal: AbortSignal, bar: SingleBar) {
-  const { command, reasons, limit, moves, json } = options;
+/** Receives every message once, shows those that are asked for, or moves them by `copy`, and releases what stays. */
+async function sweep(deadLetters: Queue, copy: Copy | undefined, options: Values<typeof OPTIONS>, context: Context) {
+  const { reason: reasons, limit = Number.MAX_SAFE_INTEGER, json } = options;
+  const { words, signal, print, note, progress } = context;
   const counts = { looked: 0, matched: 0, reasons: {} as Record<string, number>, moved: 0 };
   const problems = new Set<string>();
   const held = new Map<string, Message>();
   const startedAtMs = Date.now();
+  const { visible, inFlight } = await deadLetters.depth();
+  if (inFlight > 0) await note(`About ${inFlight} further messages are hidden: another receive holds them`);
+  const update = copy && progress(Math.min(visible, limit), "messages");
   // What arrives while messages move back may be the same ones, rejected again: moving those would never end.
   const isWanted = (message: Message) =>
-    (reasons.length === 0 || reasons.includes(record(message).reason)) &&
-    (command !== "back" || message.sentAtMs <= startedAtMs);
+    (reasons?.some((reason) => reason === record(message).reason) ?? true) &&
+    (words[0] !== "back" || message.sentAtMs <= startedAtMs);
 
   async function look(): Promise<boolean> {
     if (signal.aborted || counts.matched >= limit || held.size >= MAX_HELD) return false;
@@ -165,13 +124,13 @@ async function sweep(deadLetters: Queue, copy: Copy, options: Options, signal: A
     counts.looked += fresh.length;
     counts.matched += matched.length;
     for (const { reason } of matched.map(record)) counts.reasons[reason] = (counts.reasons[reason] ?? 0) + 1;
-    bar.update(counts.looked);
-    if (!moves) await write(matched.map(json ? asJson : asText));
-    return moves && matched.length > 0 ? await move(matched) : received.length > 0;
+    update?.(counts.looked);
+    if (!copy) for (const message of matched) await print(json ? asJson(message) : asText(message));
+    return copy && matched.length > 0 ? await move(matched, copy) : received.length > 0;
   }
 
   /** Copies first and deletes then: a kill between the two leaves a second copy, and never none. False: none moved. */
-  async function move(batch: Message[]): Promise<boolean> {
+  async function move(batch: Message[], copy: Copy): Promise<boolean> {
     const failures = await copy(batch);
     failures.push(...(await deadLetters.delete(without(batch, failures))));
     const moved = without(batch, failures);
@@ -202,8 +161,8 @@ async function sweep(deadLetters: Queue, copy: Copy, options: Options, signal: A
   await Promise.all(lanes.map(() => lane(look)));
   if (held.size >= MAX_HELD) problems.add(`There may be more: one look holds at most ${MAX_HELD} messages`);
   await Promise.all(lanes.map(() => lane(release)));
-  const failed = moves ? counts.matched - counts.moved : 0;
-  return { counts: { ...counts, kept: counts.looked - counts.moved - failed, failed }, problems };
+  const failed = copy ? counts.matched - counts.moved : 0;
+  return { counts: { ...counts, kept: counts.looked - counts.moved - failed, failed }, problems: [...problems] };
 }
 
 const without = (batch: Message[], failures: Failure[]) =>
@@ -226,16 +185,4 @@ function asText(message: Message): string {
   return `${sent_at}  ${message_id}  ${reason}${printable.join("")}`;
 }
 
-type Counts = Awaited<ReturnType<typeof sweep>>["counts"];
-
-function inWords({ matched, reasons, moved, kept, failed }: Counts, { command, moves }: Options, to: string): string {
-  const each = Object.entries(reasons).map(([reason, count]) => `${count} ${reason}`);
-  const all = `${matched} messages${matched > 0 ? ": " : ""}${each.join(", ")}`;
-  if (moves) return `${all}\nMoved ${moved} to ${to}, kept ${kept}, failed ${failed}`;
-  return command === "list" ? all : `${all}\nWould move ${matched} to ${to}`;
-}
-
-const write = (lines: string[]) =>
-  new Promise((resolve) => process.stdout.write(lines.map((line) => `${line}\n`).join(""), resolve));
-
-if (import.meta.main) process.exitCode = await redrive(process.argv.slice(2), Bun.env);
+if (import.meta.main) process.exit(await redrive(process.argv.slice(2), Bun.env));

@@ -2,7 +2,7 @@
 
 import { setTimeout } from "node:timers/promises";
 import type { Queue } from "../queue/queue.ts";
-import type { GeneratedMessage } from "./generator.ts";
+import { type GeneratedMessage, isOrder } from "./generator.ts";
 
 /** What messages lead to: how many of each outcome, and the cents of the counted and corrected ones. */
 export type Totals = Record<GeneratedMessage["expected"] | "messages" | "cents", number>;
@@ -38,15 +38,13 @@ export async function sendMessages(
   const totals = createTotals();
   const waveSize = rate > 0 ? Math.min(WAVE_SIZE, Math.ceil(rate / WAVES_PER_SECOND)) : WAVE_SIZE;
   const startedMs = performance.now();
+  const next = () => messages.next().value;
   let wave: Wave = { arrived: [], uncertain: [] };
   while (totals.messages < orders && !wave.error) {
     if (rate > 0) await pauseUntil(startedMs + (totals.messages / rate) * 1000, signal);
     if (signal.aborted) break;
     const size = Math.min(waveSize, orders - totals.messages);
-    wave = await sendWave(
-      queue,
-      Array.from({ length: size }, () => messages.next().value),
-    );
+    wave = await sendWave(queue, Array.from({ length: size }, next));
     addWave(totals, wave);
     onProgress(totals.messages);
   }
@@ -60,10 +58,10 @@ export function createTotals(): Totals {
 }
 
 /** Adds one message and what it leads to. */
-export function addMessage(totals: Totals, { expected, cents }: GeneratedMessage) {
+export function addMessage(totals: Totals, message: GeneratedMessage) {
   totals.messages++;
-  totals[expected]++;
-  if (expected === "counted" || expected === "corrected") totals.cents += cents;
+  totals[message.expected]++;
+  if (isOrder(message)) totals.cents += message.cents;
 }
 
 type Wave = Pick<Sent, "uncertain" | "error"> & { arrived: GeneratedMessage[] };
@@ -94,8 +92,6 @@ function addWave(totals: Totals, { arrived, uncertain }: Wave) {
     missing.delete(message.orderId);
   }
 }
-
-const isOrder = ({ expected }: GeneratedMessage) => expected === "counted" || expected === "corrected";
 
 async function pauseUntil(atMs: number, signal: AbortSignal) {
   const waitMs = atMs - performance.now();

@@ -100,9 +100,9 @@ test("a person reads what was sent and what the totals grow by", async () => {
   const { queue, env } = await prepare();
   const { exitCode, stdout, stderr } = await run(["--orders", "200", ...MIX], env);
   const totals = totalsOf(await bodiesIn(queue));
-  expect([exitCode, stderr]).toEqual([0, ""]);
-  expect(stdout).toMatch(/^Sending 200 messages to http:.*, seed \d+\n80 of 200 \(40 %\), [\d,]+ orders\/s\n/);
-  expect(stdout).toMatch(/\nSent 200 messages in \d+\.\d s \([\d,]+ orders\/s\), seed \d+\.\nThe totals grow by:\n/);
+  expect(exitCode).toBe(0);
+  expect(stderr).toMatch(/^Sending 200 messages to http:.*, seed \d+\n80 of 200 messages \(40 %\), [\d,]+\/s\n/);
+  expect(stdout).toMatch(/^Sent 200 messages in \d+\.\d s \([\d,]+ orders\/s\), seed \d+\.\nThe totals grow by:\n/);
   expect(stdout).toContain(`orders      ${totals.orders} (${totals.counted} counted, ${totals.corrected} corrected)\n`);
   const revenue = totals.revenue.toFixed(2).replace(/\B(?=(\d{3})+\.)/g, ",");
   expect(stdout).toContain(`revenue     ${revenue}\n`);
@@ -127,41 +127,6 @@ test("the same seed sends the same order ids again", async () => {
   await run(args, env);
   await run(args, env);
   expect(totalsOf(await bodiesIn(queue))).toMatchObject({ orders: 50, duplicates: 50 });
-});
-
-test("every bad option is named at once, with exit code 2", async () => {
-  const args = [
-    "--orders",
-    "many",
-    "--rate",
-    "-1",
-    "--users",
-    "0",
-    "--days=1.5",
-    "--seed",
-    "--json=yes",
-    "--bogus",
-    "extra",
-  ];
-  const { exitCode, stdout, stderr } = await run([...args, "--invalid", "60.5", "--duplicates", "60"], {});
-  expect([exitCode, stdout]).toEqual([2, ""]);
-  expect(stderr.trimEnd().split("\n").sort()).toEqual([
-    '--days must be an integer from 1 to 3650: got "1.5"',
-    "--mismatch, --invalid and --duplicates add up to 120.5: at most 100",
-    '--orders must be an integer from 1 to 100000000: got "many"',
-    '--rate must be a number from 0 to 1000000: got "-1"',
-    '--seed must be an integer from 0 to 4294967295: got "--json=yes"',
-    '--users must be an integer from 1 to 10000000: got "0"',
-    "Unexpected argument extra",
-    "Unknown option --bogus: see --help",
-  ]);
-});
-
-test("--help shows examples and sends nothing", async () => {
-  const { exitCode, stdout, stderr } = await run(["--help"], { EMBEDDED_QUEUE_PORT: "1" });
-  expect([exitCode, stderr]).toEqual([0, ""]);
-  expect(stdout).toContain("bun scripts/populate.ts --orders 5000 --days 30");
-  expect(stdout).toContain("the same order ids again");
 });
 
 test("every problem of the configuration is named, with exit code 1", async () => {

@@ -87,7 +87,7 @@ describe("locateQueue()", () => {
     [
       "nothing listening",
       () => ({ endpoint: `http://127.0.0.1:${freePort()}` }),
-      /connection refused\. Check AWS_ENDPOINT_URL/,
+      /connection refused\. Is `bun run start` running/,
     ],
   ])("rejects with one sentence for %s", async (_, fields, message) => {
     const wanted = { name: "x", endpoint: emulator.endpoint, embedded: true, ...fields() };

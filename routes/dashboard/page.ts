@@ -121,7 +121,7 @@ function renderOutcomes(outcomes: State["outcomes"]) {
   const rows = words.map((word) => {
     const dot = make("span", "dot");
     dot.style.setProperty("--c", `var(${OUTCOME_COLORS[word]})`);
-    return make("div", "", dot, make("dt", "", word), make("dd", "", integer.format(outcomes[word])));
+    return make("div", "", make("dt", "", dot, word), make("dd", "", integer.format(outcomes[word])));
   });
   byId("outcomes").replaceChildren(...rows);
   const shares = words.map((word) => {

@@ -25,7 +25,7 @@ export async function drain(options: Options): Promise<Table[]> {
         const measure = (seed: number) => drainOnce(command, records, { ...options, orders, users, seed });
         return [name, measure];
       });
-      tables.push(await compare(title, Object.fromEntries(sides), options.rounds, RATIOS.slice(1)));
+      tables.push(await compare(title, Object.fromEntries(sides), options, RATIOS.slice(1)));
     }
   }
   return tables;

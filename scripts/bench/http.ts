@@ -16,7 +16,7 @@ const RATIOS: [string, string][] = [
 ];
 
 /** All on the boards of one Redis, filled once, so that only servers and routes differ. */
-export async function http({ rounds, boardUsers, seconds = 5 }: Options): Promise<Table[]> {
+export async function http({ "board-users": boardUsers, seconds = 5, ...options }: Options): Promise<Table[]> {
   requireProgram("wrk");
   await using emulator = await startEmulator();
   await using redis = await startRedis();
@@ -36,7 +36,7 @@ export async function http({ rounds, boardUsers, seconds = 5 }: Options): Promis
     sides[`bare ${route}`] = () => load(bare, route, boardUsers, seconds);
   }
   for (const route of TOP) sides[route] = () => load(program, route, boardUsers, seconds);
-  return [await compare(`HTTP, ${boardUsers} users on the boards`, sides, rounds, RATIOS)];
+  return [await compare(`HTTP, ${boardUsers} users on the boards`, sides, options, RATIOS)];
 }
 
 /** One thread of wrk with 64 connections asks for more than one server can answer. */

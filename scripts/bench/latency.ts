@@ -15,7 +15,7 @@ const WARM_UP_SECONDS = 2;
 
 export async function latency(options: Options): Promise<Table[]> {
   const sides = RATES.map((rate) => [`${rate} orders/s`, (seed: number) => measure(rate, seed, options)]);
-  return [await compare("Latency from sending to /stats/global", Object.fromEntries(sides), options.rounds)];
+  return [await compare("Latency from sending to /stats/global", Object.fromEntries(sides), options)];
 }
 
 async function measure(rate: number, seed: number, options: Options): Promise<Measurement> {

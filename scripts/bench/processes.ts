@@ -20,8 +20,6 @@ const children = new Set<Bun.Subprocess>();
 process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
 });
-const STOP_CODES = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
-for (const [signal, code] of Object.entries(STOP_CODES)) process.on(signal, () => process.exit(code));
 
 /** A process that ends with the block it was started in. It sees `env` alone: no setting of the shell counts. */
 export function spawn(command: string[], env: Record<string, string>, stdout: "ignore" | "pipe" = "ignore"): Child {

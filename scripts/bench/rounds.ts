@@ -1,5 +1,6 @@
 /** Side by side: every side once a round, and what the rounds add up to. */
 
+import type { Options } from "../bench.ts";
 import { DEADLINE_MS } from "./processes.ts";
 
 /** What one run of one side showed, the unit in each name. */
@@ -8,15 +9,20 @@ export type Sides = Record<string, (round: number) => Promise<Measurement>>;
 export type Spread = Record<"median" | "min" | "max", number>;
 export type Table = { title: string; rows: Record<string, Record<string, Spread>> };
 
+type Turns = Pick<Options, "rounds" | "progress">;
+
 /** Runs all sides in every round. A ratio is that of a side to another in the same round. */
-export async function compare(title: string, sides: Sides, rounds: number, ratios: [string, string][] = []) {
+export async function compare(title: string, sides: Sides, options: Turns, ratios: [string, string][] = []) {
+  const { rounds, progress } = options;
   const results: Record<string, Measurement[]> = {};
+  const update = progress(rounds * Object.keys(sides).length, `measurements of ${title}`);
+  let done = 0;
   for (let round = 0; round < rounds; round++) {
     // The order changes with every round: a machine that slows down or speeds up favours neither.
     for (const [side, measure] of round % 2 === 0 ? Object.entries(sides) : Object.entries(sides).toReversed()) {
       const measurement = await within(`${title}, ${side}`, measure(round));
       results[side] = [...(results[side] ?? []), measurement];
-      console.error(`${title}, round ${round + 1}, ${side}: ${JSON.stringify(measurement)}`);
+      update(++done);
     }
   }
   const rows = Object.keys(sides).map((side) => [side, summarize(results[side] ?? [])]);

@@ -1,7 +1,7 @@
 /** SQS as plain, unsigned `fetch` in the AWS JSON protocol: what the bench sends itself costs the machine little. */
 
 import type { QueueAddress } from "../../queue/client.ts";
-import type { GeneratedMessage } from "../generator.ts";
+import { type GeneratedMessage, isOrder } from "../generator.ts";
 import { take } from "./orders.ts";
 
 export type Sqs = ReturnType<typeof connectSqs>;
@@ -37,7 +37,7 @@ export function connectSqs({ endpoint = "", url: QueueUrl }: QueueAddress) {
         const size = Math.min(10, left);
         left -= size;
         const batch = take(messages, size);
-        orders += batch.filter(({ expected }) => expected === "counted" || expected === "corrected").length;
+        orders += batch.filter(isOrder).length;
         await send(batch.map(({ body }) => body));
       }
     }

@@ -15,7 +15,8 @@ const BATCH_SIZES = [1, 10, 100];
 /** A part of the orders goes first, unmeasured: the code is compiled, the script loaded, the file there. */
 const WARM_UP = 0.1;
 
-export async function stores({ rounds, days, orders = [50_000], users = [1_000, 100_000] }: Options): Promise<Table[]> {
+export async function stores(options: Options): Promise<Table[]> {
+  const { days, orders = [50_000], users = [1_000, 100_000] } = options;
   const folder = mkdtempSync(join(tmpdir(), "bench-"));
   process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
   const sides: Sides = {};
@@ -26,7 +27,7 @@ export async function stores({ rounds, days, orders = [50_000], users = [1_000, 
       sides[`SQLite, ${count} users, batches of ${size}`] = (seed) => onSqlite(batches(seed), folder);
     }
   }
-  return [await compare("record()", sides, rounds)];
+  return [await compare("record()", sides, options)];
 }
 
 function batchesOf(setting: Parameters<typeof generateOrders>[0], orders: number, size: number): Order[][] {
