@@ -1,5 +1,6 @@
 /** `bun run bench`: what the program does and costs, beside what else could do it. */
 
+import { dashboard } from "./bench/dashboard.ts";
 import { drain } from "./bench/drain.ts";
 import { http } from "./bench/http.ts";
 import { latency } from "./bench/latency.ts";
@@ -12,7 +13,11 @@ const INTEGER = { takes: "integer" } as const;
 /** Where no number is given and none falls back, each suite has its own. */
 const OPTIONS = {
   rounds: { ...INTEGER, fallback: 3, about: "of every side" },
-  orders: { ...INTEGER, many: true, about: "50000, memory 1000000; drain takes every number, others the largest" },
+  orders: {
+    ...INTEGER,
+    many: true,
+    about: "50000, dashboard 200000, memory 1000000; drain takes every number, others the largest",
+  },
   users: {
     ...INTEGER,
     many: true,
@@ -24,7 +29,14 @@ const OPTIONS = {
   workers: { ...INTEGER, about: "the program's own default; memory 4" },
   concurrency: { ...INTEGER, about: "the program's own default" },
 } as const;
-const SUITES: Record<string, (options: Options) => Promise<Table[]>> = { drain, latency, http, memory, stores };
+const SUITES: Record<string, (options: Options) => Promise<Table[]>> = {
+  drain,
+  latency,
+  http,
+  dashboard,
+  memory,
+  stores,
+};
 
 export type Options = Values<typeof OPTIONS> & Pick<Context, "progress">;
 
@@ -35,17 +47,18 @@ const bench = createCommand({
     drain: "empties a full queue: the program, bare loops of the AWS SDK and of fetch, npm's sqs-consumer",
     latency: "from sending an order until the API shows it, at 100 and 1,000 orders/s",
     http: "the API beside a bare Bun.serve with ioredis, a million users on the boards",
+    dashboard: "a drain with a hundred of them open, and from sending an order until a browser shows it",
     memory: "of the process over a million orders, of Redis for an order and for a user; the start",
     stores: "record() alone, Redis and SQLite",
   },
   several: true,
   options: OPTIONS,
-  notes: `Needs Linux, redis-server and, for http, wrk. Queue, Redis and every side are processes of their own; the CPU counted is
+  notes: `Needs Linux, redis-server, for http wrk and for dashboard chromium. Queue, Redis and every side are processes of their own; the CPU counted is
 the side's. The published numbers are those of the examples.`,
   exitCodes: { 0: "measured" },
   examples: [
     "bun run bench drain --orders 50000,500000 --users 1000,100000",
-    "bun run bench latency http memory stores",
+    "bun run bench latency http dashboard memory stores",
   ],
   run,
 });

@@ -19,8 +19,8 @@ export async function dashboard(options: Options): Promise<Table[]> {
   const watched = `with ${WATCHERS} dashboards`;
   const sides = { program: drained(0), [watched]: drained(WATCHERS) };
   return [
-    await compare(`Drain of ${orders} orders of ${users} users`, sides, options.rounds, [[watched, "program"]]),
-    await compare("Latency from sending to the page", { page: (seed) => measurePage(seed, options) }, options.rounds),
+    await compare(`Drain of ${orders} orders of ${users} users`, sides, options, [[watched, "program"]]),
+    await compare("Latency from sending to the page", { page: (seed) => measurePage(seed, options) }, options),
   ];
 }
 
