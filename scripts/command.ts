@@ -159,7 +159,8 @@ function createProgress() {
       const atMs = performance.now();
       // What arrives meanwhile may come on top of the total.
       const percent = Math.min(100, Math.floor((done / (total || 1)) * 100));
-      const words = `${grouped(done)} of ${grouped(total)} ${what} (${percent} %), ${perSecond(done, atMs - startedMs)}/s`;
+      const rate = perSecond(done, atMs - startedMs);
+      const words = `${grouped(done)} of ${grouped(total)} ${what} (${percent} %)${rate === "0" ? "" : `, ${rate}/s`}`;
       if (isTerminal) return bar.update(done, { words });
       if (done - shown.done < Math.max(1, total / 10) && atMs - shown.atMs < PROGRESS_PAUSE_MS) return;
       shown = { done, atMs };

@@ -43,7 +43,7 @@ async function measurePage(seed: number, options: Options): Promise<Measurement>
     for (const { body } of take(generateOrders({ seed, users: 1_000, days: 1 }), ORDERS_SHOWN)) {
       sentAtMs.push(Date.now());
       await emulator.sqs.send([body]);
-      await page.waitForFunction(`orders.textContent === "${sentAtMs.length}"`);
+      await page.waitForSelector(`#orders:text-is("${sentAtMs.length}")`);
       await Bun.sleep(Math.random() * 500);
     }
     const shownAtMs = (await page.evaluate("shownAtMs")) as Record<string, number>;
