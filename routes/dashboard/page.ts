@@ -25,7 +25,12 @@ const signed = new Intl.NumberFormat(undefined, {
   signDisplay: "exceptZero",
 });
 const rate = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
 
 const byId = (id: string) => document.getElementById(id) as HTMLElement;
 /** Everything that others wrote, ids above all, goes into the page as text. */
@@ -291,7 +296,7 @@ const loadTop = latest(
       };
       return row(
         number(`${index + 1}`),
-        cell(button),
+        cell(button, "id"),
         number(integer.format(order_count)),
         number(amount.format(total_spend)),
       );
@@ -317,7 +322,7 @@ const loadCorrected = latest(
   () => read<Recent>("orders/recent?outcome=corrected"),
   ({ orders }) => {
     const rows = orders.map(({ at, order_id, user_id, declared, computed, difference }) => {
-      const order = cell(order_id ?? "–");
+      const order = cell(order_id ?? "–", "id");
       order.title = `user ${user_id}`;
       return row(
         timeOf(at),
@@ -337,7 +342,7 @@ const loadRejected = latest(
   () => read<Recent>("orders/recent?outcome=rejected"),
   ({ orders }) => {
     const rows = orders.map(({ at, order_id, message_id, reason, errors = [] }) => {
-      const order = cell(order_id ?? `message ${message_id}`);
+      const order = cell(order_id ?? `message ${message_id}`, "id");
       order.title = `message ${message_id}`;
       const faults = errors.map(({ path, message }) => make("div", "", make("code", "", path || "/"), ` ${message}`));
       return row(timeOf(at), order, cell(reason ?? ""), cell(make("div", "", ...faults)));

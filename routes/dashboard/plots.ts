@@ -53,7 +53,7 @@ export function createPlot(id: string, { name, kind, format }: Look): Plot {
   const element = document.getElementById(id) as HTMLElement;
   const { range, incrs, label, time, moment, series } = KINDS[kind];
   const axis = { stroke: color("dim"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false } };
-  const size = () => ({ width: element.clientWidth, height: element.clientHeight - LEGEND_HEIGHT });
+  const size = () => ({ width: element.clientWidth, height: element.clientHeight });
   const plot = new uPlot(
     {
       ...size(),
@@ -89,7 +89,6 @@ export function createPlot(id: string, { name, kind, format }: Look): Plot {
   };
 }
 
-const LEGEND_HEIGHT = 24;
 const shortly = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
