@@ -126,7 +126,6 @@ async function run(workerFile?: URL) {
   const config = readConfig(Bun.env);
   const log = createLog(config.log);
   const running = await start(config, log, workerFile);
-  announce(config, running, log);
   let stopping = false;
   async function stop(signal: string) {
     if (stopping) return;
@@ -137,6 +136,8 @@ async function run(workerFile?: URL) {
     process.exit(0);
   }
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => void stop(signal));
+  // Last: whoever reads that it has started may stop it at once.
+  announce(config, running, log);
 }
 
 /** What was started and where to look. */
