@@ -1,4 +1,4 @@
--- Counts a batch of orders, each exactly once, in one atomic step.
+-- Counts a batch of orders, each exactly once, in one atomic step. ids.lua stands before it.
 -- KEYS[1]  hash of the overall totals. Every other key is made here from the same prefix, and so lies in its slot.
 -- ARGV[1]  key prefix, "" or a hash tag
 -- ARGV[2]  how long an order id is remembered at least, seconds; never a shorter time than before on the same data
@@ -13,13 +13,6 @@
 --
 -- A board is a hash, user -> "orders cents". One of at most TOP users is ranked when it is read; a larger one has its
 -- first TOP users in a sorted set. Sums only grow, so a user who is not among them comes in by an order of their own.
--- Order ids are remembered in layers, each some sets of integers, which Redis keeps at 8 bytes each up to 512 of them
--- (its default). Only the last layer is written. When it is full or a window old another begins, and the old one is
--- looked into for one more window. orders:seen lists them: number, sets, total_orders and time (seconds) at the begin.
-local call, format, match = redis.call, string.format, string.match
--- Sets of the first layer, and so many times more when one is full, at MOST_IDS a set: two integers each. A layer that
--- begins because the last is old has room for as many ids as that one held, at GOOD_IDS a set.
-local FIRST_SETS, GROWTH, MOST_IDS, GOOD_IDS = 1024, 32, 192, 64
 local global, prefix = KEYS[1], ARGV[1]
 local window_seconds, max_cents = tonumber(ARGV[2]), tonumber(ARGV[3])
 local TOP, day_boards, rows, WIDTH = tonumber(ARGV[4]), cjson.decode(ARGV[5]), cjson.decode(ARGV[6]), 6
@@ -113,12 +106,9 @@ need("DEL", prefix .. "orders:top:1")
 need("ZADD", prefix .. "orders:top:1", "1", "1")
 need("ZREMRANGEBYRANK", prefix .. "orders:top:1", "1", "1")
 
--- 2. The layers, without those that are too old to matter.
-local now, layers = tonumber(call("TIME")[1]), {}
-for number, sets, began, at in string.gmatch(call("GET", seen) or "", "(%d+) (%d+) (%d+) (%d+)") do
-  if #layers > 0 and at + window_seconds <= now then layers = {} end
-  layers[#layers + 1] = { number = number, sets = sets, began = began, at = at }
-end
+-- 2. The layers of order ids.
+local now = tonumber(call("TIME")[1])
+local layers = layers_of(seen, window_seconds, now)
 local last = layers[#layers]
 if not last and total_orders > 0 then
   error("ERR " .. seen .. ", which tells where the counted order ids are, is lost: restore it, or begin with an empty Redis")
@@ -127,16 +117,7 @@ if #rows == 0 then
   call("SET", prefix .. "orders:check", "", "EX", 60)
   return ""
 end
-local ids = total_orders - (last and last.began or 0)
-local sets = nil
-if not last then sets = FIRST_SETS
-elseif ids >= MOST_IDS * last.sets then sets = GROWTH * last.sets
-elseif last.at + window_seconds <= now then sets = math.max(FIRST_SETS, math.ceil(ids / GOOD_IDS)) end
-if sets then
-  -- A clock that goes back must not make the layer older than it is.
-  local at = math.max(now, last and tonumber(last.at) or 0)
-  layers[#layers + 1] = { number = last and last.number + 1 or 1, sets = sets, began = total_orders, at = at }
-end
+local begun = extend(layers, seen, total_orders, window_seconds, now)
 
 -- 3. Read what the batch may change. This also finds every key that holds something else.
 local days, by_day, places, most_cents = {}, new_sums(), {}, revenue
@@ -152,7 +133,6 @@ for day, names in ipairs(day_boards) do
     table.insert(board_of[name].days, days[day])
   end
 end
-for _, layer in ipairs(layers) do layer.key = seen .. ":" .. layer.number .. ":" end
 local known = {}
 for at = 1, #rows, WIDTH do
   places[at] = place_of(days[rows[at + 5]], rows[at + 3])
@@ -179,12 +159,8 @@ for place, user in ipairs(merged(days).names) do
 end
 
 -- 4. Write. The markers first: they say which orders are new, copies later in the batch included.
-if sets then
-  last = layers[#layers]
-  local words = {}
-  for index, layer in ipairs(layers) do words[index] = format("%d %d %d %d", layer.number, layer.sets, layer.began, layer.at) end
-  call("SET", seen, table.concat(words, " "))
-end
+last = layers[#layers]
+if begun then write_list(layers, seen) end
 local outcomes, count, cents_sum = {}, 0, 0
 
 -- Takes back the markers of the orders so far: the one thing that is written before all is known to be right
@@ -197,13 +173,11 @@ end
 
 -- Whether the order is not in the last layer yet; it is now
 local function is_new(low, high, chosen)
-  local key = last.key .. chosen % last.sets
-  local added = redis.pcall("SADD", key, low, high)
+  local added, key = remember(last, low, high, chosen, window_seconds)
   if type(added) == "table" then
     forget()
     error("ERR " .. key .. ": " .. added.err)
   end
-  if added > 0 and call("SCARD", key) <= 2 then call("EXPIREAT", key, last.at + 2 * window_seconds) end
   return added > 0
 end
 

@@ -1,0 +1,234 @@
+import type { Cluster, Redis, Result } from "ioredis";
+import claimScript from "./claim.lua" with { type: "text" };
+import idsScript from "./ids.lua" with { type: "text" };
+import { boardsOf } from "./periods.ts";
+import recordScript from "./record.lua" with { type: "text" };
+import {
+  bySpend,
+  MARKER_WINDOW_SECONDS,
+  MAX_TOP,
+  MAX_TOTAL_CENTS,
+  type Order,
+  type Recorded,
+  type Totals,
+  type UserTotals,
+} from "./store.ts";
+import topScript from "./top.lua" with { type: "text" };
+
+export type Connection = Redis | Cluster;
+
+/** The store's own keys share a prefix of their own: a shop's Redis holds other things too. */
+export const keysOf = (prefix: string) => ({
+  global: `${prefix}global:stats`,
+  user: (userId: string) => `${prefix}user:${userId}`,
+  days: `${prefix}orders:days`,
+  board: (board: string) => `${prefix}orders:board:${board}`,
+  top: (board: string) => `${prefix}orders:top:${board}`,
+  seen: `${prefix}orders:seen`,
+  claims: `${prefix}orders:claims`,
+  claimCount: `${prefix}orders:claim-count`,
+  check: `${prefix}orders:check`,
+});
+
+/** Users that are read at a time: a millisecond of Redis, so that orders do not wait longer for it. */
+export const PAGE = 1_000;
+/** A replica answers in a millisecond or two; one that has not after a second is away. */
+const REPLICAS_MS = 1_000;
+
+declare module "ioredis" {
+  interface RedisCommander<Context> {
+    recordOrders(global: string, ...args: (string | number)[]): Result<string, Context>;
+    claimOrders(claims: string, count: string, windowSeconds: number, rows: string): Result<string, Context>;
+    topUsers(board: string, top: string, n: number, unranked: number): Result<[number, string[]], Context>;
+  }
+}
+
+/** Gives a connection the scripts that the shards call. */
+export function defineScripts(redis: Connection) {
+  redis.defineCommand("recordOrders", { lua: idsScript + recordScript, numberOfKeys: 1 });
+  redis.defineCommand("claimOrders", { lua: idsScript + claimScript, numberOfKeys: 2 });
+  redis.defineCommand("topUsers", { lua: topScript, numberOfKeys: 2, readOnly: true });
+}
+
+export interface ShardOptions {
+  /** Stands before every key: none on a single Redis, a hash tag in a cluster. */
+  prefix: string;
+  /** How many shards there are: each may hold its part of the most that is exact. */
+  shards: number;
+  /** How many replicas must have what is recorded before it is answered. */
+  waitReplicas: number;
+}
+
+export type Shard = ReturnType<typeof createShard>;
+
+/** The orders of some users, or of all: everything that one `record` changes at once lies in one slot. */
+export function createShard(redis: Connection, { prefix, shards, waitReplicas }: ShardOptions) {
+  const keys = keysOf(prefix);
+  /** ARGV[1] to [4] of the record script. */
+  const limits = [prefix, MARKER_WINDOW_SECONDS, Math.floor(MAX_TOTAL_CENTS / shards), MAX_TOP] as const;
+
+  async function record(orders: readonly Order[]): Promise<Recorded[]> {
+    if (orders.length === 0) return [];
+    const days: string[] = [];
+    const rows: (string | number)[] = [];
+    for (const { id, userId, cents, day } of orders) {
+      if (!days.includes(day)) days.push(day);
+      const { low, high, chosen } = digestOf(id);
+      rows.push(`${low}`, `${high}`, chosen, userId, cents, days.indexOf(day) + 1);
+    }
+    const answer = await runRecord(JSON.stringify(days.map(boardsOf)), JSON.stringify(rows));
+    return wordsOf(answer, orders.length).map((one) => (one ? "recorded" : "duplicate"));
+  }
+
+  async function runRecord(days: string, rows: string): Promise<string> {
+    if (waitReplicas === 0) return await redis.recordOrders(keys.global, ...limits, days, rows);
+    // The write between makes WAIT speak of this moment: after a reconnect a batch of duplicates would write nothing.
+    const answers = await redis
+      .pipeline()
+      .recordOrders(keys.global, ...limits, days, rows)
+      .set(keys.check, "", "EX", 60)
+      .wait(waitReplicas, REPLICAS_MS)
+      .exec();
+    const [answer, replicas] = [answers?.[0], answers?.[2]];
+    for (const [error] of answers ?? []) if (error) throw error;
+    if (Number(replicas?.[1]) >= waitReplicas) return `${answer?.[1]}`;
+    throw new Error(`only ${replicas?.[1]} of ${waitReplicas} replicas have it after ${REPLICAS_MS / 1000} s`);
+  }
+
+  /**
+   * Which of the orders the shards that they are meant for may count: an id that comes with users of two shards belongs
+   * to the first. Counts nothing, and is safe to call again.
+   */
+  async function claim(orders: readonly { id: string; shard: number }[]): Promise<boolean[]> {
+    const rows = orders.flatMap(({ id, shard }) => {
+      const { low, high, chosen } = digestOf(id);
+      return [`${low}`, `${mixed(high, shard)}`, chosen];
+    });
+    const answer = await redis.claimOrders(keys.claims, keys.claimCount, MARKER_WINDOW_SECONDS, JSON.stringify(rows));
+    return wordsOf(answer, orders.length);
+  }
+
+  const global = async () => toTotals(await redis.hmget(keys.global, "total_orders", "total_revenue"));
+
+  const user = async (userId: string) => toTotals(await redis.hmget(keys.user(userId), "order_count", "total_spend"));
+
+  async function top(board: string, n: number): Promise<UserTotals[]> {
+    const [ranked, rows] = await redis.topUsers(keys.board(board), keys.top(board), n, MAX_TOP);
+    const users = Array.from({ length: rows.length / 2 }, (_, index) => ({
+      userId: rows[index * 2] ?? "",
+      ...toSums(rows[index * 2 + 1]),
+    }));
+    return ranked ? users : users.sort(bySpend).slice(0, n);
+  }
+
+  async function daily(days: readonly string[]): Promise<Totals[]> {
+    if (days.length === 0) return [];
+    return (await redis.hmget(keys.days, ...days.map((day) => `d:${day}`))).map(toSums);
+  }
+
+  async function knows(orderId: string): Promise<boolean> {
+    const [list, [now]] = await Promise.all([redis.get(keys.seen), redis.time()]);
+    return await isIn(redis, keys.seen, layersOf(list ?? "", Number(now)), digestOf(orderId));
+  }
+
+  // The record script without orders writes one key: a replica, a full memory, a failed disk and a user without
+  // the right to run scripts all answer PING.
+  async function check() {
+    await runRecord("[]", "[]");
+  }
+
+  const days = async () => (await redis.hkeys(keys.days)).map((field) => field.slice("d:".length));
+
+  async function* usersOf(board: string): AsyncGenerator<string[]> {
+    const known = new Set<string>();
+    for (let cursor = "0"; ; ) {
+      const [next, fields] = await redis.hscan(keys.board(board), cursor, "COUNT", PAGE);
+      // A scan may come by a user twice. Every other field is a value.
+      const page = fields.filter((userId, index) => index % 2 === 0 && !known.has(userId));
+      for (const userId of page) known.add(userId);
+      yield [...new Set(page)];
+      if (next === "0") return;
+      cursor = next;
+    }
+  }
+
+  async function places(board: string, userIds: readonly string[]): Promise<Totals[]> {
+    if (userIds.length === 0) return [];
+    return (await redis.hmget(keys.board(board), ...userIds)).map(toSums);
+  }
+
+  return { record, claim, global, user, top, daily, knows, check, days, usersOf, places };
+}
+
+/** Anything but one of the two digits for each order must not let a message be deleted. */
+function wordsOf(answer: string, orders: number): boolean[] {
+  if (answer.length === orders && /^[01]*$/.test(answer)) return Array.from(answer, (digit) => digit === "1");
+  throw new Error(`Redis answered ${JSON.stringify(answer.slice(0, 40))} for ${orders} orders`);
+}
+
+const digest = new Uint8Array(32);
+const halves = new BigInt64Array(digest.buffer, 0, 2);
+const rest = new Uint32Array(digest.buffer, 16, 2);
+
+export interface IdDigest {
+  /** 128 bits of the id's SHA-256, in two halves. */
+  low: bigint;
+  high: bigint;
+  /** What chooses its set, and what the shard of its claim. */
+  chosen: number;
+  home: number;
+}
+
+export function digestOf(id: string): IdDigest {
+  Bun.SHA256.hash(id, digest);
+  return { low: halves[0] as bigint, high: halves[1] as bigint, chosen: rest[0] as number, home: rest[1] as number };
+}
+
+/** Tells a claim of one shard from that of another. */
+export const mixed = (high: bigint, shard: number) => high ^ BigInt(shard);
+
+/** The layers of a list (ids.lua) that the scripts would look into: one ends when the next begins. */
+export function layersOf(list: string, nowSeconds: number) {
+  const layers = Array.from(list.matchAll(/(\d+) (\d+) \d+ (\d+)/g), ([, number, sets, at]) => ({
+    number,
+    sets: Number(sets),
+    at: Number(at),
+  }));
+  const first = layers.findLastIndex(({ at }) => at + MARKER_WINDOW_SECONDS <= nowSeconds);
+  return layers.slice(Math.max(first, 0));
+}
+
+export type Layers = ReturnType<typeof layersOf>;
+
+/** Which of an id's two integers are in one of the layers. */
+export async function foundIn(
+  redis: Connection,
+  list: string,
+  layers: Layers,
+  low: bigint,
+  high: bigint,
+  chosen: number,
+) {
+  const found = layers.map(({ number, sets }) =>
+    redis.smismember(`${list}:${number}:${chosen % sets}`, `${low}`, `${high}`),
+  );
+  return (await Promise.all(found)).map(([first, second]) => [first === 1, second === 1] as const);
+}
+
+/** Whether an id is in one of the layers for sure. */
+export async function isIn(redis: Connection, list: string, layers: Layers, { low, high, chosen }: IdDigest) {
+  return (await foundIn(redis, list, layers, low, high, chosen)).some(([first, second]) => first && second);
+}
+
+/** "orders cents", as the store's own hashes hold them. */
+function toSums(text: string | null | undefined): Totals {
+  const [orders, cents] = (text ?? "0 0").split(" ");
+  return { orders: Number(orders), cents: Number(cents) };
+}
+
+/** Count and decimal text, as the two hashes hold them; both absent for a key that is not there. */
+function toTotals([orders, amount]: (string | null)[]): Totals {
+  // Digit by digit: a product with 100 would round amounts near the limit.
+  const [whole, fraction = ""] = (amount ?? "0").split(".");
+  return { orders: Number(orders ?? 0), cents: Number(whole) * 100 + Number(fraction.padEnd(2, "0")) };
+}
