@@ -79,10 +79,29 @@ function readQueue(read: Reader, dir: string, problems: string[]): QueueConfig {
 
 function readStore(read: Reader, dir: string, problems: string[]): StoreAddress {
   const url = read.url("REDIS_URL", ["redis:", "rediss:"]);
-  if (read.text("REDIS_CLUSTER_NODES")) {
-    problems.push("REDIS_CLUSTER_NODES is not supported yet: name a single Redis with REDIS_URL");
-  }
-  return url ? { kind: "redis", url } : { kind: "sqlite", path: join(dir, "orders.db") };
+  const nodes = read.pattern("REDIS_CLUSTER_NODES", NODES, "host:port, with commas between several");
+  const waitReplicas = read.integer("REDIS_WAIT_REPLICAS", 0, 0, 5);
+  // Each is a script of its own in every batch: a few more than there will ever be masters.
+  const shards = read.integer("REDIS_SHARDS", 16, 2, 256);
+  if (!nodes) return url ? { kind: "redis", url, waitReplicas } : { kind: "sqlite", path: join(dir, "orders.db") };
+  if (url) problems.push("REDIS_URL and REDIS_CLUSTER_NODES are both set: name one of them");
+  return { kind: "cluster", shards, waitReplicas, ...readNodes(nodes) };
+}
+
+const NODE = String.raw`(rediss?:\/\/([^\s,@/]*@)?)?[\w.-]+:\d+`;
+const NODES = new RegExp(String.raw`^${NODE}(\s*,\s*${NODE})*$`);
+
+/** One of the nodes may be a URL, with what all are reached by: `rediss://user:password@host:port`. */
+function readNodes(text: string) {
+  const nodes = text.split(/\s*,\s*/);
+  const urls = nodes.map((node) => new URL(node.includes("//") ? node : `redis://${node}`));
+  const { username, password } = urls.find((url) => url.password) ?? {};
+  return {
+    nodes: urls.map(({ host }) => host),
+    ...(username && { username: decodeURIComponent(username) }),
+    ...(password && { password: decodeURIComponent(password) }),
+    ...(urls.some(({ protocol }) => protocol === "rediss:") && { tls: true }),
+  };
 }
 
 const SAMPLERS = ["always_on", "always_off", "traceidratio"] as const;
@@ -108,7 +127,8 @@ function refuseEmbedded(config: Config, problems: string[]) {
   if (config.queue.kind === "embedded") {
     problems.push("NODE_ENV=production needs a queue: set SQS_QUEUE_URL or SQS_QUEUE_NAME");
   }
-  if (config.store.kind === "sqlite") problems.push("NODE_ENV=production needs a store: set REDIS_URL");
+  if (config.store.kind === "sqlite")
+    problems.push("NODE_ENV=production needs a store: set REDIS_URL or REDIS_CLUSTER_NODES");
 }
 
 type Reader = ReturnType<typeof reader>;

@@ -14,7 +14,7 @@ export interface WorkerStatus {
 
 export interface HealthParts {
   store: Store;
-  storeKind: "redis" | "sqlite";
+  storeKind: "redis" | "cluster" | "sqlite";
   depth: () => Promise<Depth>;
   workers: () => WorkerStatus[];
 }
@@ -57,7 +57,7 @@ async function lookAtParts({ store, storeKind, depth, workers }: HealthParts) {
     ...(queueProblem ? [`queue: ${queueProblem}`] : []),
     ...stuck,
   ];
-  const connected = storeKind === "redis" ? "connected" : "embedded";
+  const connected = storeKind === "sqlite" ? "embedded" : "connected";
   return {
     status: problems.length === 0 ? "healthy" : "unhealthy",
     services: {

@@ -1,0 +1,83 @@
+import calculateSlot from "cluster-key-slot";
+import {
+  type Connection,
+  createShard,
+  digestOf,
+  foundIn,
+  isIn,
+  keysOf,
+  type Layers,
+  layersOf,
+  mixed,
+  type Shard,
+} from "./shard.ts";
+import { MARKER_WINDOW_SECONDS, type Order } from "./store.ts";
+
+const SLOTS = 16_384;
+/** Says how many shards there are, and of how many, until when, those before them were: "32 16@1764150000 1@…". */
+export const LAYOUTS_KEY = "orders:layouts";
+
+/** The shard of a user among `shards`. */
+export const shardOf = (userId: string, shards: number) => calculateSlot(userId) % shards;
+
+/**
+ * The key prefixes of `shards` shards. Each is a hash tag in the middle of its part of the slots, so that masters that
+ * have equal ranges of them, as `redis-cli --cluster create` gives them, have equal numbers of shards. One shard is a
+ * single Redis: no tag.
+ */
+export function prefixesOf(shards: number): string[] {
+  if (shards === 1) return [""];
+  return Array.from({ length: shards }, (_, shard) => {
+    for (let attempt = 0; ; attempt++) {
+      const tag = `{${shards}.${shard}.${attempt}}`;
+      if (Math.floor((calculateSlot(tag) * shards) / SLOTS) === shard) return tag;
+    }
+  });
+}
+
+export interface Layout {
+  text: string;
+  shards: Shard[];
+  prefixes: string[];
+  /** What the layouts before this one have counted; nothing is added there any more. */
+  earlier: ((order: Order) => Promise<boolean>)[];
+}
+
+/** The layout that the cluster is in; a new cluster begins with `wanted` shards. */
+export async function readLayout(redis: Connection, wanted: number, waitReplicas: number): Promise<Layout> {
+  const text = (await redis.get(LAYOUTS_KEY)) ?? (await begin(redis, wanted));
+  const [current = 0, ...others] = text.split(" ").map((each) => Number(each.split("@")[0]));
+  const movedAt = text.split(" ").map((each) => Number(each.split("@")[1] ?? 0));
+  const oldest = Date.now() / 1000 - MARKER_WINDOW_SECONDS;
+  const relevant = others.filter((_, index) => (movedAt[index + 1] ?? 0) > oldest);
+  const prefixes = prefixesOf(current);
+  return {
+    text,
+    prefixes,
+    shards: prefixes.map((prefix) => createShard(redis, { prefix, shards: current, waitReplicas })),
+    earlier: await Promise.all(relevant.map((shards) => readEarlier(redis, shards))),
+  };
+}
+
+async function begin(redis: Connection, wanted: number): Promise<string> {
+  // Of several processes that start at once the first one's number counts.
+  await redis.set(LAYOUTS_KEY, `${wanted}`, "NX");
+  return (await redis.get(LAYOUTS_KEY)) ?? "";
+}
+
+/** Tells whether an order was counted in an earlier layout, or is another shard's there; that is closed and stays as it is. */
+async function readEarlier(redis: Connection, shards: number) {
+  const keys = prefixesOf(shards).map(keysOf);
+  const read = async (list: string): Promise<Layers> => layersOf((await redis.get(list)) ?? "", Date.now() / 1000);
+  const seen = await Promise.all(keys.map((each) => read(each.seen)));
+  const claims = await Promise.all(keys.map((each) => read(each.claims)));
+
+  return async ({ id, userId }: Order): Promise<boolean> => {
+    const digest = digestOf(id);
+    const [own, home] = [shardOf(userId, shards), digest.home % shards];
+    const counted = isIn(redis, keys[own]?.seen ?? "", seen[own] ?? [], digest);
+    const { low, high, chosen } = digest;
+    const claimed = await foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], low, mixed(high, own), chosen);
+    return (await counted) || claimed.some(([claim, own]) => claim && !own);
+  };
+}
