@@ -109,6 +109,8 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       MessageSystemAttributeNames: SYSTEM_ATTRIBUTES,
       // The sender's own attributes travel on with a rejected message.
       MessageAttributeNames: ["All"],
+      // The retry of a receive whose answer was lost gets its messages, which would hide their groups from everybody.
+      ...(fifo && { ReceiveRequestAttemptId: crypto.randomUUID() }),
     };
     const deadlineMs = waitTimeSeconds * 1000 + RECEIVE_GRACE_MS;
     const answer = await request(

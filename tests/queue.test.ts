@@ -399,6 +399,37 @@ describe("a FIFO queue", () => {
     expect(await queue.deadLetter(again)).toEqual([]);
     expect((await queue.depth()).deadLetter).toBe(2);
   });
+
+  test.each(["fetch", "sdk"] as const)(
+    "a receive by %s that is tried again has the id of its first try",
+    async (client) => {
+      const ids: unknown[] = [];
+      const { queue, stop } = rawServer(async (request) => {
+        ids.push(((await request.json()) as Record<string, unknown>).ReceiveRequestAttemptId);
+        return ids.length === 1 ? Response.json({}, { status: 500 }) : Response.json({});
+      }, "q.fifo");
+      const { receive } = openQueue({ ...queue.address, client });
+      await receive(0, never);
+      await receive(0, never);
+      expect(ids).toEqual([expect.stringMatching(/^[\w-]{36}$/), ids[0], expect.stringMatching(/^[\w-]{36}$/)]);
+      expect(ids[2]).not.toBe(ids[0]);
+      stop();
+    },
+  );
+
+  test.each(["q.fifo", "q"])("a receive from %s that was throttled is tried again as a new one", async (name) => {
+    const ids: unknown[] = [];
+    const { queue, stop } = rawServer(async (request) => {
+      ids.push(((await request.json()) as Record<string, unknown>).ReceiveRequestAttemptId);
+      const throttled = { __type: "com.amazonaws.sqs#RequestThrottled", message: "slow down" };
+      return ids.length === 1 ? Response.json(throttled, { status: 400 }) : Response.json({});
+    }, name);
+    await queue.receive(0, never);
+    const id = name === "q.fifo" ? expect.any(String) : undefined;
+    expect(ids).toEqual([id, id]);
+    expect(new Set(ids).size).toBe(name === "q.fifo" ? 2 : 1);
+    stop();
+  });
 });
 
 describe("the embedded queue", () => {
