@@ -46,7 +46,7 @@ export function readConfig(env: Environment): Config {
       ...(apiKey && { apiKey }),
       ...(requestsPerMinute > 0 && { requestsPerMinute }),
     },
-    queue: readQueue(read, dir, problems),
+    queue: readQueue(read, dir),
     store: readStore(read, dir, problems),
     consumer: {
       // More than four workers per process gain nothing: Redis or the queue is the limit by then.
@@ -63,15 +63,18 @@ export function readConfig(env: Environment): Config {
   return config;
 }
 
-function readQueue(read: Reader, dir: string, problems: string[]): QueueConfig {
+function readQueue(read: Reader, dir: string): QueueConfig {
   const url = read.url("SQS_QUEUE_URL", ["http:", "https:"]);
-  const named = read.pattern("SQS_QUEUE_NAME", /^[\w-]{1,76}$/, "a queue name of letters, digits, - and _");
+  // AWS takes 80 characters, the `.fifo` of a FIFO queue among them, and the dead-letter queue's name is four longer.
+  const named = read.pattern(
+    "SQS_QUEUE_NAME",
+    /^(?=.{1,76}$)[\w-]+(\.fifo)?$/,
+    "a queue name of letters, digits, - and _, with .fifo behind them or not, of at most 76 characters",
+  );
   const endpoint =
     read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ?? read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
   const port = read.integer("EMBEDDED_QUEUE_PORT", 4566, 0, 65_535);
   const name = named ?? "orders-queue";
-  if (url?.endsWith(".fifo"))
-    problems.push(`SQS_QUEUE_URL must be a standard queue, FIFO is not supported yet: got "${url}"`);
   const client = read.oneOf("SQS_CLIENT", ["fetch", "sdk"], "fetch");
   if (!url && !named && !endpoint) return { kind: "embedded", client, name, port, dir: join(dir, "queue") };
   return { kind: "sqs", client, name, ...(url && { url }), ...(endpoint && { endpoint }) };

@@ -15,6 +15,9 @@ export interface QueueAddress {
   visibilityTimeoutSeconds: number;
 }
 
+/** The names of FIFO queues end so and no other's do; AWS's own way to tell them apart. */
+export const isFifo = (nameOrUrl: string) => nameOrUrl.endsWith(".fifo");
+
 /**
  * The SDK's client: region and credentials by the SDK's own rules, but for the embedded queue, which takes any.
  * The endpoint is passed on explicitly: with only the variable set, the SDK would follow the host in `QueueUrl`,

@@ -4,7 +4,7 @@ import { startFauxqs } from "fauxqs";
 /**
  * The embedded queue in a thread of its own: fauxqs, on loopback only, its messages kept in SQLite so that none
  * is lost over a restart or kill -9. patches/ makes it listen on one address, notice clients that have gone,
- * keep released messages and take every Unicode character that AWS takes.
+ * keep released messages, take every Unicode character that AWS takes and treat message groups as AWS does.
  */
 const { port, dir } = workerData as { port: number; dir: string };
 const server = await startFauxqs({ port, listenHost: "127.0.0.1", host: "", dataDir: dir, logger: false });

@@ -78,8 +78,7 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
   }
 
   async function send<Output>(action: string, input: object, signal: AbortSignal): Promise<Output> {
-    const body = JSON.stringify(input);
-    for (let attempt = 1; ; attempt++) {
+    for (let attempt = 1, body = JSON.stringify(input); ; attempt++) {
       try {
         return (await once(action, body, signal)) as Output;
       } catch (error) {
@@ -87,6 +86,7 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
         if (signal.aborted || pauseMs === undefined) throw error;
         await Bun.sleep(pauseMs);
         if (signal.aborted) throw error;
+        if (isThrottled(error as RequestError)) body = JSON.stringify(renewed(input));
       }
     }
   }
@@ -99,7 +99,7 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
       clockOffsetMs = serverTime - Date.now();
       return 0;
     }
-    const throttled = status === 429 || THROTTLED.test(name);
+    const throttled = isThrottled(error);
     // Without a status the connection failed or the answer was no JSON: each of the three may be asked again.
     if (!throttled && status !== undefined && status < 500) return undefined;
     return Math.random() * (throttled ? THROTTLE_PAUSE_MS : RETRY_PAUSE_MS) * 2 ** (attempt - 1);
@@ -117,6 +117,13 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
     delete: (input, signal) => send("DeleteMessageBatch", input, signal),
     changeVisibility: (input, signal) => send("ChangeMessageVisibilityBatch", input, signal),
   };
+}
+
+const isThrottled = ({ status, name }: RequestError) => status === 429 || THROTTLED.test(name);
+
+/** SQS refuses the attempt id of a receive that it has throttled: there is nothing to be received again. */
+function renewed(input: { ReceiveRequestAttemptId?: string }): object {
+  return input.ReceiveRequestAttemptId ? { ...input, ReceiveRequestAttemptId: crypto.randomUUID() } : input;
 }
 
 /** Bytes travel as base64 in JSON; sent on as they came they would be encoded twice. */

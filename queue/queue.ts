@@ -2,11 +2,12 @@ import {
   type BatchResultErrorEntry,
   GetQueueAttributesCommand,
   type MessageAttributeValue,
+  type MessageSystemAttributeName,
   SendMessageBatchCommand,
   type SendMessageBatchRequestEntry,
   type SQSClient,
 } from "@aws-sdk/client-sqs";
-import { createClient, type QueueAddress, withDeadline } from "./client.ts";
+import { createClient, isFifo, type QueueAddress, withDeadline } from "./client.ts";
 import { fetchPath, sdkPath } from "./hot-path.ts";
 
 export interface Message {
@@ -16,6 +17,8 @@ export interface Message {
   /** When it was sent, ms since the epoch; a redrive sets it anew. */
   sentAtMs: number;
   attributes: Record<string, MessageAttributeValue>;
+  /** Every message of a FIFO queue is in a group; those of a standard queue are where it is a fair one. */
+  groupId?: string;
   /** What SQS carries beside the attributes for X-Ray, where the sender is traced. */
   traceHeader?: string;
 }
@@ -54,8 +57,8 @@ export interface Queue {
   deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]>;
   /** The way back: sends at most ten dead letters without reason and errors. Answers those that SQS refused. */
   redrive(deadLetters: readonly Message[]): Promise<Failure[]>;
-  /** Sends at most ten bodies; rejects when SQS takes fewer. */
-  send(bodies: readonly string[]): Promise<void>;
+  /** Sends at most ten bodies, to a FIFO queue in a group each; rejects when SQS takes fewer. */
+  send(bodies: readonly string[], groupIds?: readonly string[]): Promise<void>;
   depth(): Promise<Depth>;
   close(): void;
 }
@@ -68,6 +71,7 @@ const REQUEST_DEADLINE_MS = 10_000;
 const RECEIVE_GRACE_MS = 5_000;
 /** A batch holds at most 1 MiB on AWS, 256 KiB on older emulators; bodies are grouped below the smaller one. */
 const BATCH_BYTES = 256 * 1024;
+const SYSTEM_ATTRIBUTES: MessageSystemAttributeName[] = ["SentTimestamp", "AWSTraceHeader", "MessageGroupId"];
 /** SQS allows ten attributes a message; two of them are ours. */
 const MAX_OWN_ATTRIBUTES = 8;
 
@@ -75,6 +79,7 @@ const MAX_OWN_ATTRIBUTES = 8;
 export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}): Queue {
   const client = createClient(address);
   const QueueUrl = address.url;
+  const fifo = isFifo(QueueUrl);
   // The fetch path knows no endpoint behind a path.
   const behindPath = address.endpoint !== undefined && new URL(address.endpoint).pathname !== "/";
   const hot = address.client === "sdk" || behindPath ? sdkPath(client) : fetchPath(client, QueueUrl);
@@ -101,9 +106,11 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       MaxNumberOfMessages: 10,
       WaitTimeSeconds: waitTimeSeconds,
       VisibilityTimeout,
-      MessageSystemAttributeNames: ["SentTimestamp" as const, "AWSTraceHeader" as const],
+      MessageSystemAttributeNames: SYSTEM_ATTRIBUTES,
       // The sender's own attributes travel on with a rejected message.
       MessageAttributeNames: ["All"],
+      // The retry of a receive whose answer was lost gets its messages, which would hide their groups from everybody.
+      ...(fifo && { ReceiveRequestAttemptId: crypto.randomUUID() }),
     };
     const deadlineMs = waitTimeSeconds * 1000 + RECEIVE_GRACE_MS;
     const answer = await request(
@@ -118,6 +125,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       receiptHandle: message.ReceiptHandle ?? "",
       sentAtMs: Number(message.Attributes?.SentTimestamp ?? Date.now()),
       attributes: message.MessageAttributes ?? {},
+      groupId: message.Attributes?.MessageGroupId,
       traceHeader: message.Attributes?.AWSTraceHeader,
     }));
   }
@@ -182,19 +190,29 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
     const url = address.deadLetterUrl;
     if (!url) return rejected.map(({ message }) => ({ message, reason: "the queue has no dead-letter queue" }));
     const messages = rejected.map(({ message }) => message);
-    return await sendAll(url, messages, rejected.map(toDeadLetterEntry));
+    const entries = rejected.map((each, index) => ({
+      ...toDeadLetterEntry(each, index),
+      ...groupOf(each.message, fifo),
+    }));
+    return await sendAll(url, messages, entries);
   }
 
   async function redrive(deadLetters: readonly Message[]): Promise<Failure[]> {
     const entries = deadLetters.map((message, index) => {
       const { RejectReason, RejectErrors, ...own } = message.attributes;
-      return { Id: `${index}`, MessageBody: message.body, MessageAttributes: own, ...traceHeaderOf(message) };
+      const passedOn = { ...groupOf(message, fifo), ...traceHeaderOf(message) };
+      return { Id: `${index}`, MessageBody: message.body, MessageAttributes: own, ...passedOn };
     });
     return await sendAll(QueueUrl, deadLetters, entries);
   }
 
-  async function send(bodies: readonly string[]) {
-    const entries = bodies.map((MessageBody, index) => ({ Id: `${index}`, MessageBody }));
+  async function send(bodies: readonly string[], groupIds: readonly string[] = []) {
+    const entries = bodies.map((MessageBody, index) => ({
+      Id: `${index}`,
+      MessageBody,
+      // A retry of this request sends no second message, as an equal body sent again does.
+      ...(fifo && { MessageGroupId: groupIds[index], MessageDeduplicationId: crypto.randomUUID() }),
+    }));
     for (const group of groupBySize(entries)) {
       const failed = await sendBatch(QueueUrl, group);
       const [first] = failed;
@@ -245,6 +263,15 @@ function toDeadLetterEntry({ message, reason, errors }: DeadLetter, index: numbe
     },
     ...traceHeaderOf(message),
   };
+}
+
+/**
+ * The group travels on. A FIFO queue drops what has the deduplication id of the last five minutes, and says that it took
+ * it. By the message's own id, as when AWS moves a message, a send that is repeated leaves one copy. The sender's
+ * deduplication id would lose dead letters: moved back within five minutes, they would pass for what was sent first.
+ */
+function groupOf({ id, groupId }: Message, fifo: boolean) {
+  return { MessageGroupId: groupId, ...(fifo && { MessageDeduplicationId: id }) };
 }
 
 /** The one system attribute that SQS takes from a sender; it counts neither as an attribute nor in the size. */

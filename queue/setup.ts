@@ -8,7 +8,7 @@ import {
   SetQueueAttributesCommand,
   type SQSClient,
 } from "@aws-sdk/client-sqs";
-import { createClient, type QueueAddress, withDeadline } from "./client.ts";
+import { createClient, isFifo, type QueueAddress, withDeadline } from "./client.ts";
 import { reasonOf } from "./queue.ts";
 
 /** A queue by name is created where missing; one by URL is never created or changed. */
@@ -71,9 +71,10 @@ async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise
   });
 }
 
-/** Answers the ARN of `{name}-dlq`, creating it where missing. */
+/** Answers the ARN of `{name}-dlq`, or of `{name}-dlq.fifo` for `{name}.fifo`, creating it where missing. */
 async function createDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {
-  const deadLetterName = `${name}-dlq`;
+  // AWS: the dead-letter queue of a FIFO queue is a FIFO queue.
+  const deadLetterName = name.replace(/(\.fifo)?$/, "-dlq$1");
   const url =
     (await sqs.find(deadLetterName)) ??
     (await sqs.create(deadLetterName, { MessageRetentionPeriod: `${MAX_RETENTION_SECONDS}` }));
@@ -107,7 +108,9 @@ function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
 
   async function create(name: string, Attributes: Attributes): Promise<string> {
     try {
-      const command = new CreateQueueCommand({ QueueName: name, Attributes });
+      // Left out for a standard queue: AWS knows no "false" there.
+      const kind = isFifo(name) && { FifoQueue: "true" };
+      const command = new CreateQueueCommand({ QueueName: name, Attributes: { ...Attributes, ...kind } });
       return (await allowed("CreateQueue", client.send(command, options))).QueueUrl ?? "";
     } catch (error) {
       // Another process created it first, with other attributes: that one is as good.

@@ -3,7 +3,7 @@
 import { fstatSync, fsyncSync, openSync, readSync, writeFileSync } from "node:fs";
 import { GetQueueUrlCommand } from "@aws-sdk/client-sqs";
 import { type QueueConfig, readConfig } from "../config.ts";
-import { createClient } from "../queue/client.ts";
+import { createClient, isFifo } from "../queue/client.ts";
 import { type Failure, type Message, openQueue, type Queue, reasonOf } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { type Context, createCommand, type Result, type Values } from "./command.ts";
@@ -140,6 +140,14 @@ async function sweep(deadLetters: Queue, copy: Copy | undefined, options: Values
     return moved.length > 0;
   }
 
+  /** No more of a group than one receive brought can be seen: released, the same messages would come again. */
+  async function lookBehind(): Promise<boolean> {
+    const { visible } = await deadLetters.depth();
+    const reason = "SQS shows no more of a group while some of it stays";
+    if (visible > 0) problems.add(`About ${visible} further messages are behind these: ${reason}`);
+    return false;
+  }
+
   async function release(): Promise<boolean> {
     const batch = [...held.values().take(10)];
     for (const { id } of batch) held.delete(id);
@@ -160,6 +168,7 @@ async function sweep(deadLetters: Queue, copy: Copy | undefined, options: Values
   const lanes = Array.from({ length: Math.min(LANES, Math.ceil(limit / 10)) });
   await Promise.all(lanes.map(() => lane(look)));
   if (held.size >= MAX_HELD) problems.add(`There may be more: one look holds at most ${MAX_HELD} messages`);
+  if (isFifo(deadLetters.address.url) && counts.matched < limit) await lane(lookBehind);
   await Promise.all(lanes.map(() => lane(release)));
   const failed = copy ? counts.matched - counts.moved : 0;
   return { counts: { ...counts, kept: counts.looked - counts.moved - failed, failed }, problems: [...problems] };

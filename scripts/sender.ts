@@ -73,7 +73,10 @@ async function sendWave(queue: Queue, messages: GeneratedMessage[]): Promise<Wav
   const sending = starts.map(async (start) => {
     const batch = messages.slice(start, start + BATCH_SIZE);
     try {
-      await queue.send(batch.map(({ body }) => body));
+      await queue.send(
+        batch.map(({ body }) => body),
+        batch.map(({ userId }) => userId),
+      );
       wave.arrived.push(...batch);
     } catch (error) {
       wave.uncertain.push(...batch);

@@ -40,6 +40,11 @@ describe("readConfig()", () => {
       { kind: "sqs", name: "orders-queue", url: "https://sqs.eu-west-1.amazonaws.com/1/q" },
     ],
     [
+      { SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" },
+      { kind: "sqs", name: "orders-queue", url: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" },
+    ],
+    [{ SQS_QUEUE_NAME: `${"q".repeat(71)}.fifo` }, { kind: "sqs", name: `${"q".repeat(71)}.fifo` }],
+    [
       { EMBEDDED_QUEUE_PORT: "0", DATA_DIR: "/d" },
       { kind: "embedded", name: "orders-queue", port: 0, dir: "/d/queue" },
     ],
@@ -93,8 +98,9 @@ describe("readConfig()", () => {
     ],
     [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
     [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
-    [{ SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" }, /^SQS_QUEUE_URL must be a standard queue/],
-    [{ SQS_QUEUE_NAME: "a b" }, /^SQS_QUEUE_NAME must be a queue name/],
+    ...["a b", ".fifo", "a.fifo.fifo", "a.fifo-b", "a.FIFO", "q".repeat(77), `${"q".repeat(72)}.fifo`].map(
+      (SQS_QUEUE_NAME) => [{ SQS_QUEUE_NAME }, /^SQS_QUEUE_NAME must be a queue name/] as const,
+    ),
     [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
     [{ REDIS_URL: "http://r" }, /^REDIS_URL must be a URL that begins with redis:\/\/ or rediss:\/\/$/],
     [{ REDIS_URL: "localhost:6379" }, /^REDIS_URL must be/],

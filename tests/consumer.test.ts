@@ -15,7 +15,7 @@ import type { RecentOrder } from "../store/store.ts";
 import { body } from "./support/orders.ts";
 import { observedQueue, switchableStore } from "./support/outages.ts";
 import { temporaryFolder } from "./support/program.ts";
-import { deadLettersOf, freshQueue, releaseAll, startFastEmulator, takeAll } from "./support/queues.ts";
+import { deadLettersOf, freshFifoQueue, freshQueue, releaseAll, startFastEmulator, takeAll } from "./support/queues.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -31,9 +31,15 @@ const never = new AbortController().signal;
 const NO_MESSAGES = { visible: 0, inFlight: 0, deadLetter: 0 };
 
 /** A consumer's parts on a fresh queue and a fresh store, with switches. */
-async function consumer(overrides: { queue?: (real: Queue) => Partial<Queue>; onValueMismatch?: "reject" } = {}) {
+async function consumer(
+  overrides: {
+    queue?: (real: Queue) => Partial<Queue>;
+    onValueMismatch?: "reject";
+    fresh?: typeof freshFifoQueue;
+  } = {},
+) {
   const stopping = new AbortController();
-  const real = await freshQueue(emulator);
+  const real = await (overrides.fresh ?? freshQueue)(emulator);
   const { queue, calls } = observedQueue(real, overrides.queue?.(real));
   const path = join(temporaryFolder(), "orders.db");
   const { store, turn } = switchableStore(await openStore({ kind: "sqlite", path }));
@@ -255,14 +261,45 @@ describe("pollOnce()", () => {
   });
 });
 
+test("an order of a FIFO queue that the store refuses holds up its group, and no order of its batch or another group", async () => {
+  await using c = await consumer({ fresh: freshFifoQueue });
+  const { record } = c.parts.store;
+  let refuses = true;
+  c.parts.store = {
+    ...c.parts.store,
+    record: async (orders) => {
+      if (refuses && orders.some(({ id }) => id === "poison")) throw new Error("WRONGTYPE");
+      return await record(orders);
+    },
+  };
+  await c.queue.send([body(), body({ order_id: "poison" }), body(), body()], ["g", "g", "g", "h"]);
+  expect(await pollAll(c.parts)).toBe(4);
+  await c.queue.send([body(), body()], ["g", "h"]);
+  expect(await pollAll(c.parts)).toBe(1);
+  expect(await c.store.global()).toEqual({ orders: 4, cents: 4000 });
+  expect(await c.queue.depth()).toEqual({ visible: 1, inFlight: 1, deadLetter: 0 });
+  refuses = false;
+  await releaseAll(c.queue);
+  expect(await pollAll(c.parts)).toBe(2);
+  expect(await c.store.global()).toEqual({ orders: 6, cents: 6000 });
+  expect(await c.queue.depth()).toEqual(NO_MESSAGES);
+});
+
 describe("while the store is away", () => {
-  test("a held batch stays hidden, nothing is received, and all counts when the store is back", async () => {
-    await using c = await consumer();
+  test.each([
+    ["a standard queue", freshQueue],
+    ["a FIFO queue", freshFifoQueue],
+  ])("a held batch of %s stays hidden, nothing is received, and all counts when it is back", async (_, fresh) => {
+    await using c = await consumer({ fresh });
     c.turn("off");
-    await c.queue.send(Array.from({ length: 10 }, () => body()));
+    const groups = Array(10).fill("g");
+    await c.queue.send(
+      groups.map(() => body()),
+      groups,
+    );
     const poller = startPolling(c.parts, 4, c.stopping.signal);
     await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));
-    await c.queue.send([body()]);
+    await c.queue.send([body()], ["h"]);
     await waitFor("a few looks at the store", () => c.calls.filter((name) => name === "receive").length > 0, 500).catch(
       () => {},
     );
@@ -306,10 +343,13 @@ describe("while the store is away", () => {
     await poller.done;
   });
 
-  test("a stop releases the held batch at once", async () => {
-    await using c = await consumer();
+  test.each([
+    ["a standard queue", freshQueue],
+    ["a FIFO queue", freshFifoQueue],
+  ])("a stop releases the held batch of %s at once", async (_, fresh) => {
+    await using c = await consumer({ fresh });
     c.turn("off");
-    await c.queue.send([body(), "{"]);
+    await c.queue.send([body(), "{"], ["g", "g"]);
     const poller = startPolling(c.parts, 4, c.stopping.signal);
     await waitFor("the batch to be held", () => c.calls.includes("changeVisibility"));
     const before = performance.now();
@@ -342,6 +382,32 @@ describe("startPolling()", () => {
     c.stopping.abort();
     await poller.done;
     expect(performance.now() - before).toBeLessThan(1000);
+  });
+
+  test("drains a FIFO queue of many groups, with copies and rejects in them", async () => {
+    await using c = await consumer({ fresh: freshFifoQueue });
+    const users = Array.from({ length: 12 }, (_, index) => `U${index}`);
+    // Of each user, in one group: nine orders, a copy of one, and a body that is none; of the first user, 25 more.
+    for (const user_id of users) {
+      const copy = body({ user_id, order_id: `copy of ${user_id}` });
+      const others = Array.from({ length: 7 }, () => body({ user_id }));
+      await c.queue.send([copy, ...others, `{${user_id}`, copy], Array(10).fill(user_id));
+    }
+    for (let sent = 0; sent < 25; sent++) await c.queue.send([body({ user_id: "U0" })], ["U0"]);
+    const poller = startPolling(c.parts, 4, c.stopping.signal);
+    const drained = { ...NO_MESSAGES, deadLetter: users.length };
+    await waitFor("an empty queue", async () => Bun.deepEquals(await c.queue.depth(), drained));
+    c.stopping.abort();
+    await poller.done;
+    expect(await c.outcomes()).toEqual({ counted: 121, corrected: 0, duplicate: 12, rejected: 12 });
+    expect(await c.store.global()).toEqual({ orders: 121, cents: 121_000 });
+    const dead = await takeAll(deadLettersOf(c.queue));
+    const described = dead.map(({ body, groupId, attributes }) => [
+      body,
+      groupId,
+      attributes.RejectReason?.StringValue,
+    ]);
+    expect(described.sort()).toEqual(users.map((user) => [`{${user}`, user, "invalid_json"]).sort());
   });
 
   test("keeps polling after errors, with one line for the first and one for the recovery", async () => {

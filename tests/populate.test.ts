@@ -4,7 +4,7 @@ import { judge } from "../consumer/order.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
-import { freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -35,8 +35,8 @@ function start(args: string[], env: Record<string, string>) {
 const run = (args: string[], env: Record<string, string>) => start(args, env).ended;
 
 /** A queue of the test's own, and the environment that names it. */
-async function prepare(endpoint: URL | string = emulator.endpoint) {
-  const queue = await freshQueue(emulator);
+async function prepare(endpoint: URL | string = emulator.endpoint, fresh = freshQueue) {
+  const queue = await fresh(emulator);
   queues.push(queue);
   return {
     queue,
@@ -66,7 +66,7 @@ function totalsOf(bodies: string[]) {
 }
 
 /** Stands before the emulator and lets `onSend` answer a batch of messages in its place. */
-function startProxy(onSend: (body: string) => Response | Promise<Response> | undefined) {
+function startProxy(onSend: (body: string) => Response | undefined | Promise<Response | undefined>) {
   return Bun.serve({
     port: 0,
     hostname: "127.0.0.1",
@@ -94,6 +94,24 @@ test("the embedded queue holds what --json announced", async () => {
   expect(Math.min(announced.counted, announced.corrected, announced.rejected, announced.duplicates)).toBeGreaterThan(
     20,
   );
+});
+
+test("a FIFO queue holds what was announced, copies included, each user's messages in a group, though an answer was lost", async () => {
+  let sends = 0;
+  await using proxy = startProxy(async (body) => {
+    if (++sends > 1) return undefined;
+    const headers = { "content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.SendMessageBatch" };
+    await fetch(emulator.endpoint, { method: "POST", headers, body });
+    return Response.json({ __type: "InternalError" }, { status: 500 });
+  });
+  const { queue, env } = await prepare(proxy.url, freshFifoQueue);
+  const args = ["--orders", "60", "--seed", "3", "--users", "5", "--duplicates", "50", "--json"];
+  const { seed: _, seconds: __, ...announced } = JSON.parse((await run(args, env)).stdout);
+  const messages = await takeAll(queue);
+  expect([sends, announced.messages]).toEqual([7, 60]);
+  expect(announced).toEqual(totalsOf(messages.map(({ body }) => body)));
+  expect(announced.duplicates).toBeGreaterThan(10);
+  for (const { body, groupId } of messages) expect(groupId).toBe(JSON.parse(body).user_id);
 });
 
 test("a person reads what was sent and what the totals grow by", async () => {

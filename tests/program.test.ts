@@ -5,7 +5,7 @@ import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { body } from "./support/orders.ts";
 import { eventsOf, type Program, spawnProgram, startProgram, temporaryFolder } from "./support/program.ts";
-import { freshQueue, releaseAll, startTestEmulator, takeAll } from "./support/queues.ts";
+import { deadLettersOf, freshFifoQueue, freshQueue, releaseAll, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort, type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -130,6 +130,37 @@ describe("on a named queue and Redis", () => {
       total_orders: orders,
       total_revenue: orders * 10,
     });
+    last.kill("SIGTERM");
+    expect(await last.exited).toBe(0);
+  });
+
+  test("kill -9 in the middle of a FIFO queue counts each order once and leaves one copy of each reject", async () => {
+    const queue = await freshFifoQueue(emulator);
+    const env = shop(queue, redisServer.freshUrl());
+    const users = Array.from({ length: 20 }, (_, index) => `U${index}`);
+    const rejects: string[] = [];
+    for (let round = 0; round < 6; round++) {
+      for (const user_id of users) {
+        const [copy, reject] = [body({ user_id }), `{"of":"${user_id}","round":${round}`];
+        const orders = Array.from({ length: 7 }, () => body({ user_id }));
+        await queue.send([copy, ...orders, reject, copy], Array(10).fill(user_id));
+        rejects.push(`${user_id} ${reject}`);
+      }
+    }
+    for (const target of [200, 500]) {
+      const program = await startProgram(env);
+      await waitFor("part of the orders", async () => (await totalOrders(program)) >= target);
+      program.kill("SIGKILL");
+      await program.exited;
+      await releaseAll(queue); // with their groups, hidden for 30 s
+    }
+    const last = await startProgram(env);
+    await waitFor("an empty queue", () => isEmpty(queue));
+    expect(await (await last.get("/stats/global")).json()).toMatchObject({ total_orders: 960, total_revenue: 9600 });
+    const user = await (await last.get("/users/U7/stats")).json();
+    expect(user).toMatchObject({ order_count: 48, total_spend: 480 });
+    const dead = await takeAll(deadLettersOf(queue));
+    expect(dead.map((message) => `${message.groupId} ${message.body}`).sort()).toEqual(rejects.sort());
     last.kill("SIGTERM");
     expect(await last.exited).toBe(0);
   });

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { CreateQueueCommand, GetQueueAttributesCommand } from "@aws-sdk/client-sqs";
+import { CreateQueueCommand, GetQueueAttributesCommand, SendMessageCommand } from "@aws-sdk/client-sqs";
 import { createClient, withDeadline } from "../queue/client.ts";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
-import { openQueue } from "../queue/queue.ts";
+import { type Message, openQueue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { temporaryFolder } from "./support/program.ts";
-import { deadLettersOf, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { deadLettersOf, freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -21,14 +21,14 @@ afterAll(() => emulator.stop());
 const never = new AbortController().signal;
 
 /** A server that answers every request as told, for what an emulator never does. */
-function rawServer(answer: (request: Request) => Response | Promise<Response>) {
+function rawServer(answer: (request: Request) => Response | Promise<Response>, name = "q") {
   const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: answer });
   const address = {
     embedded: true,
     endpoint: server.url.href,
     visibilityTimeoutSeconds: 30,
   };
-  const queue = openQueue({ ...address, url: `${server.url}0/q`, deadLetterUrl: `${server.url}0/q-dlq` });
+  const queue = openQueue({ ...address, url: `${server.url}0/${name}`, deadLetterUrl: `${server.url}0/dlq` });
   return { queue, stop: () => server.stop(true) };
 }
 
@@ -54,13 +54,32 @@ describe("locateQueue()", () => {
     expect(await locateQueue({ name: "made", endpoint: emulator.endpoint, embedded: true })).toEqual(address);
   });
 
-  test("gives an existing queue without a redrive policy a dead-letter queue when it goes by name", async () => {
-    const client = createClient({ endpoint: emulator.endpoint, embedded: true });
-    await client.send(new CreateQueueCommand({ QueueName: "bare", Attributes: { VisibilityTimeout: "77" } }));
-    const address = await locateQueue({ name: "bare", endpoint: emulator.endpoint, embedded: true });
-    expect(address).toMatchObject({ visibilityTimeoutSeconds: 77 });
-    expect(address.deadLetterUrl).toEndWith("/bare-dlq");
+  test("creates a FIFO queue, and its dead-letter queue as one, for a name that ends with .fifo", async () => {
+    const address = await locateQueue({ name: "made.fifo", endpoint: emulator.endpoint, embedded: true });
+    expect([address.url, address.deadLetterUrl ?? ""].map((url) => url.split("/").at(-1))).toEqual([
+      "made.fifo",
+      "made-dlq.fifo",
+    ]);
+    for (const QueueUrl of [address.url, address.deadLetterUrl]) {
+      const command = new GetQueueAttributesCommand({ QueueUrl, AttributeNames: ["FifoQueue"] });
+      expect((await createClient(address).send(command)).Attributes).toEqual({ FifoQueue: "true" });
+    }
   });
+
+  test.each([
+    ["bare", "bare-dlq"],
+    ["bare.fifo", "bare-dlq.fifo"],
+  ])(
+    "gives %s, which exists without a redrive policy, a dead-letter queue when it goes by name",
+    async (name, dead) => {
+      const client = createClient({ endpoint: emulator.endpoint, embedded: true });
+      const Attributes = { VisibilityTimeout: "77", ...(name.endsWith(".fifo") && { FifoQueue: "true" }) };
+      await client.send(new CreateQueueCommand({ QueueName: name, Attributes }));
+      const address = await locateQueue({ name, endpoint: emulator.endpoint, embedded: true });
+      expect(address).toMatchObject({ visibilityTimeoutSeconds: 77 });
+      expect(address.deadLetterUrl).toEndWith(`/${dead}`);
+    },
+  );
 
   test("leaves a queue named by URL as it is", async () => {
     const client = createClient({ endpoint: emulator.endpoint, embedded: true });
@@ -76,8 +95,8 @@ describe("locateQueue()", () => {
     expect(address.deadLetterUrl).toBeUndefined();
   });
 
-  test("eight processes that start at once agree on one queue", async () => {
-    const wanted = { name: "race", endpoint: emulator.endpoint, embedded: true };
+  test.each(["race", "race.fifo"])("eight processes that start at once agree on one queue %s", async (name) => {
+    const wanted = { name, endpoint: emulator.endpoint, embedded: true };
     const addresses = await Promise.all(Array.from({ length: 8 }, () => locateQueue(wanted)));
     expect(new Set(addresses.map((address) => JSON.stringify(address))).size).toBe(1);
   });
@@ -196,29 +215,38 @@ describe("the queue", () => {
     stop();
   });
 
-  test("asks for the X-Ray header, and passes it on to the dead-letter queue and back", async () => {
-    const requests: Record<string, unknown>[] = [];
-    const header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
-    const Attributes = { SentTimestamp: "1", AWSTraceHeader: header };
-    const MD5OfBody = "0cc175b9c0f1b6a831c399e269772661";
-    const Messages = [{ MessageId: "m", Body: "a", MD5OfBody, ReceiptHandle: "r", Attributes }];
-    const { queue, stop } = rawServer(async (request) => {
-      requests.push((await request.json()) as Record<string, unknown>);
-      return Response.json({ Messages, Successful: [{ Id: "0", MD5OfMessageBody: MD5OfBody }] });
-    });
-    for (const client of ["fetch", "sdk"] as const) {
-      const [message] = await openQueue({ ...queue.address, client }).receive(0, never);
-      if (!message) throw new Error("nothing received");
-      expect(message).toMatchObject({ traceHeader: header, sentAtMs: 1 });
-      expect(await queue.deadLetter([{ message, reason: "invalid_json", errors: [] }])).toEqual([]);
-      expect(await queue.redrive([message])).toEqual([]);
-      const [received, ...sent] = requests.splice(0);
-      expect(received?.MessageSystemAttributeNames).toEqual(["SentTimestamp", "AWSTraceHeader"]);
-      const passedOn = { MessageSystemAttributes: { AWSTraceHeader: { DataType: "String", StringValue: header } } };
-      expect(sent).toMatchObject([{ Entries: [passedOn] }, { Entries: [passedOn] }]);
-    }
-    stop();
-  });
+  test.each(["q", "q.fifo"])(
+    "%s: X-Ray header and group are asked for, and go to the dead letters and back",
+    async (name) => {
+      const requests: Record<string, unknown>[] = [];
+      const header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
+      const Attributes = { SentTimestamp: "1", AWSTraceHeader: header, MessageGroupId: "g" };
+      const MD5OfBody = "0cc175b9c0f1b6a831c399e269772661";
+      const Messages = [{ MessageId: "m", Body: "a", MD5OfBody, ReceiptHandle: "r", Attributes }];
+      const { queue, stop } = rawServer(async (request) => {
+        requests.push((await request.json()) as Record<string, unknown>);
+        return Response.json({ Messages, Successful: [{ Id: "0", MD5OfMessageBody: MD5OfBody }] });
+      }, name);
+      for (const client of ["fetch", "sdk"] as const) {
+        const [message] = await openQueue({ ...queue.address, client }).receive(0, never);
+        if (!message) throw new Error("nothing received");
+        expect(message).toMatchObject({ traceHeader: header, sentAtMs: 1, groupId: "g" });
+        expect(await queue.deadLetter([{ message, reason: "invalid_json", errors: [] }])).toEqual([]);
+        expect(await queue.redrive([message])).toEqual([]);
+        const [received, ...sent] = requests.splice(0);
+        expect(received?.MessageSystemAttributeNames).toEqual(["SentTimestamp", "AWSTraceHeader", "MessageGroupId"]);
+        const passedOn = {
+          MessageGroupId: "g",
+          MessageSystemAttributes: { AWSTraceHeader: { DataType: "String", StringValue: header } },
+        };
+        expect(sent).toMatchObject([{ Entries: [passedOn] }, { Entries: [passedOn] }]);
+        // AWS refuses a message to a standard queue that has one.
+        const ids = sent.map(({ Entries }) => (Entries as Record<string, string>[])[0]?.MessageDeduplicationId);
+        expect(ids).toEqual(name === "q.fifo" ? ["m", "m"] : [undefined, undefined]);
+      }
+      stop();
+    },
+  );
 
   test("deadLetter() keeps the trace of a message that has all ten attributes", async () => {
     const queue = await freshQueue(emulator);
@@ -288,6 +316,119 @@ describe("the queue", () => {
     for (let request = 0; request < 5; request++) await queue.depth();
     await queue.send(["late"]);
     expect(await queue.receive(1, never)).toHaveLength(1);
+  });
+});
+
+test("a standard queue with groups: they stay with the dead letters, and with what is moved back", async () => {
+  const queue = await freshQueue(emulator);
+  const client = createClient(queue.address);
+  for (const MessageGroupId of ["a", "b", undefined]) {
+    const MessageBody = `of ${MessageGroupId}`;
+    await client.send(new SendMessageCommand({ QueueUrl: queue.address.url, MessageBody, MessageGroupId }));
+  }
+  const groups = (messages: Message[]) => Object.fromEntries(messages.map(({ body, groupId }) => [body, groupId]));
+  const expected = { "of a": "a", "of b": "b", "of undefined": undefined };
+  const messages = await queue.receive(0, never);
+  expect(groups(messages)).toEqual(expected);
+  const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
+  expect(await queue.deadLetter(rejected)).toEqual([]);
+  const dead = await takeAll(deadLettersOf(queue));
+  expect(groups(dead)).toEqual(expected);
+  expect(await queue.redrive(dead)).toEqual([]);
+  expect(groups(await queue.receive(0, never))).toEqual(expected);
+});
+
+describe("a FIFO queue", () => {
+  const letters = (messages: Message[]) => messages.map(({ body }) => body).join("");
+
+  test("hides a group while some of it is in flight, and no other group", async () => {
+    const queue = await freshFifoQueue(emulator);
+    await queue.send([..."abcdefghij"], Array(10).fill("one"));
+    await queue.send([..."kl", ..."xyz"], ["one", "one", "two", "two", "two"]);
+    const ten = await queue.receive(0, never);
+    const other = await queue.receive(0, never);
+    expect([letters(ten), letters(other)]).toEqual(["abcdefghij", "xyz"]);
+    // Some of each leave; of the other group some stay hidden for longer, and hide what is visible behind them.
+    await queue.delete([...ten.slice(0, 2), ...other.slice(0, 1)]);
+    expect(await queue.changeVisibility(ten.slice(2).reverse(), 0)).toEqual([]);
+    expect(await queue.changeVisibility(other.slice(1, 2), 60)).toEqual([]);
+    expect(await queue.changeVisibility(other.slice(2), 0)).toEqual([]);
+    expect(letters(await takeAll(queue))).toBe("cdefghijkl");
+    expect(await queue.depth()).toEqual({ visible: 1, inFlight: 1, deadLetter: 0 });
+  });
+
+  test("takes an equal body each time it is sent, and one of a request that is sent again", async () => {
+    const queue = await freshFifoQueue(emulator);
+    let lost = 0;
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      async fetch(request) {
+        const [{ headers }, body] = [request, await request.text()];
+        const answer = await fetch(emulator.endpoint, { method: "POST", headers, body });
+        return lost++ > 0 ? answer : Response.json({ __type: "InternalError" }, { status: 500 });
+      },
+    });
+    await openQueue({ ...queue.address, endpoint: proxy.url.href }).send(["same", "same"], ["g", "g"]);
+    await queue.send(["same"], ["g"]);
+    expect([lost, letters(await takeAll(queue))]).toEqual([2, "samesamesame"]);
+  });
+
+  test("a dead letter keeps body and group, makes no second copy when it is sent again, and comes back once", async () => {
+    const queue = await freshFifoQueue(emulator);
+    await queue.send(["{", "["], ["one", "two"]);
+    const rejected = (await queue.receive(0, never)).map((message) => ({
+      message,
+      reason: "invalid_json",
+      errors: [],
+    }));
+    // The delete failed, or the process died before it: the same messages come again.
+    for (let sends = 0; sends < 2; sends++) expect(await queue.deadLetter(rejected)).toEqual([]);
+    await queue.delete(rejected.map(({ message }) => message));
+    const dead = await takeAll(deadLettersOf(queue));
+    const sent = [
+      { body: "{", groupId: "one" },
+      { body: "[", groupId: "two" },
+    ];
+    expect(dead).toMatchObject(sent.map((each) => ({ ...each, attributes: { RejectReason: expect.anything() } })));
+    for (let sends = 0; sends < 2; sends++) expect(await queue.redrive(dead)).toEqual([]);
+    const back = await takeAll(queue);
+    expect(back).toMatchObject(sent);
+    // Rejected again, within the five minutes: a message of its own.
+    const again = back.map((message) => ({ message, reason: "invalid_json", errors: [] }));
+    expect(await queue.deadLetter(again)).toEqual([]);
+    expect((await queue.depth()).deadLetter).toBe(2);
+  });
+
+  test.each(["fetch", "sdk"] as const)(
+    "a receive by %s that is tried again has the id of its first try",
+    async (client) => {
+      const ids: unknown[] = [];
+      const { queue, stop } = rawServer(async (request) => {
+        ids.push(((await request.json()) as Record<string, unknown>).ReceiveRequestAttemptId);
+        return ids.length === 1 ? Response.json({}, { status: 500 }) : Response.json({});
+      }, "q.fifo");
+      const { receive } = openQueue({ ...queue.address, client });
+      await receive(0, never);
+      await receive(0, never);
+      expect(ids).toEqual([expect.stringMatching(/^[\w-]{36}$/), ids[0], expect.stringMatching(/^[\w-]{36}$/)]);
+      expect(ids[2]).not.toBe(ids[0]);
+      stop();
+    },
+  );
+
+  test.each(["q.fifo", "q"])("a receive from %s that was throttled is tried again as a new one", async (name) => {
+    const ids: unknown[] = [];
+    const { queue, stop } = rawServer(async (request) => {
+      ids.push(((await request.json()) as Record<string, unknown>).ReceiveRequestAttemptId);
+      const throttled = { __type: "com.amazonaws.sqs#RequestThrottled", message: "slow down" };
+      return ids.length === 1 ? Response.json(throttled, { status: 400 }) : Response.json({});
+    }, name);
+    await queue.receive(0, never);
+    const id = name === "q.fifo" ? expect.any(String) : undefined;
+    expect(ids).toEqual([id, id]);
+    expect(new Set(ids).size).toBe(name === "q.fifo" ? 2 : 1);
+    stop();
   });
 });
 

@@ -9,7 +9,14 @@ import { type Message, openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { body } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
-import { deadLettersOf, freshQueue, releaseAll, startFastEmulator, startTestEmulator } from "./support/queues.ts";
+import {
+  deadLettersOf,
+  freshFifoQueue,
+  freshQueue,
+  releaseAll,
+  startFastEmulator,
+  startTestEmulator,
+} from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -45,8 +52,8 @@ const run = (args: string[], env: Record<string, string>) => start(args, env).en
 const jsonLines = (text: string) => text.split("\n").flatMap((line) => (line ? [JSON.parse(line)] : []));
 
 /** A queue of the test's own, its dead-letter queue, and the environment that names it. */
-async function prepare({ endpoint = "", from = emulator } = {}) {
-  const queue = await freshQueue(from);
+async function prepare({ endpoint = "", from = emulator, fresh = freshQueue } = {}) {
+  const queue = await fresh(from);
   const deadLetters = deadLettersOf(queue);
   opened.push(queue, deadLetters);
   const env = { ...AWS, AWS_ENDPOINT_URL: endpoint || from.endpoint, SQS_QUEUE_URL: queue.address.url };
@@ -421,6 +428,50 @@ describe("file", () => {
     expect((await run(["file", join(dir, "x"), "--dry-run"], env)).stdout).toEndWith(`Would move 1 to ${dir}/x\n`);
     expect(existsSync(join(dir, "x"))).toBe(false);
     expect(await takeBodies(deadLetters)).toEqual(["a"]);
+  });
+});
+
+describe("of a FIFO queue", () => {
+  /** 25 messages of one group and one of another in the dead-letter queue, rejected by the program. */
+  async function prepareGroups() {
+    const prepared = await prepare({ fresh: freshFifoQueue });
+    const { queue } = prepared;
+    for (const [at, text] of [...bodies(25), "other"].entries()) await queue.send([text], [at < 25 ? "g" : "h"]);
+    for (let messages = await receive(queue); messages.length > 0; messages = await receive(queue)) {
+      const reasonOf = ({ body }: Message) => (body.endsWith("0") ? "value_mismatch" : "invalid_json");
+      await queue.deadLetter(messages.map((message) => ({ message, reason: reasonOf(message), errors: ERRORS })));
+      await queue.delete(messages);
+    }
+    return prepared;
+  }
+
+  const receive = (queue: Queue) => queue.receive(0, new AbortController().signal);
+
+  test("back moves all of every group to it again, however long", async () => {
+    const { queue, deadLetters, env } = await prepareGroups();
+    const { exitCode, stdout } = await run(["back", "--json"], env);
+    expect([exitCode, JSON.parse(stdout)]).toMatchObject([0, { looked: 26, moved: 26, kept: 0, failed: 0 }]);
+    const moved = await take(queue);
+    expect(moved.map(({ body, groupId }) => `${groupId} ${body}`).sort()).toEqual(
+      [...bodies(25).map((text) => `g ${text}`), "h other"].sort(),
+    );
+    for (const { attributes } of moved) expect(attributes).toEqual({});
+    expect(await deadLetters.depth()).toMatchObject({ visible: 0, inFlight: 0 });
+  });
+
+  test("list and a choice of reasons say that they do not see all of a group, and leave it as it was", async () => {
+    const { queue, deadLetters, env } = await prepareGroups();
+    const behind = "About 15 further messages are behind these: SQS shows no more of a group while some of it stays\n";
+    const { exitCode, stdout, stderr } = await run(["--json"], env);
+    expect([exitCode, stderr]).toEqual([1, behind]);
+    expect(jsonLines(stdout).pop()).toMatchObject({ looked: 11, matched: 11 });
+    const chosen = await run(["back", "--reason", "value_mismatch", "--json"], env);
+    expect([chosen.exitCode, chosen.stderr]).toEqual([1, expect.stringContaining(behind)]);
+    expect(JSON.parse(chosen.stdout)).toMatchObject({ looked: 11, moved: 1, kept: 10 });
+    expect(await takeBodies(queue)).toEqual(["body 0"]);
+    const limited = await run(["--limit", "3", "--json"], env);
+    expect([limited.exitCode, limited.stderr]).toEqual([0, ""]);
+    expect((await take(deadLetters)).length).toBe(25);
   });
 });
 

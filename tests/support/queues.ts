@@ -27,8 +27,9 @@ export async function freshQueue(
   { endpoint }: Emulator,
   attributes: Record<string, string> = {},
   maxReceiveCount = 5,
+  kind: "" | ".fifo" = "",
 ): Promise<Queue> {
-  const address = await locateQueue({ name: `orders-${next++}-${process.pid}`, endpoint, embedded: true });
+  const address = await locateQueue({ name: `orders-${next++}-${process.pid}${kind}`, endpoint, embedded: true });
   const client = createClient(address);
   const { Attributes } = await client.send(
     new GetQueueAttributesCommand({ QueueUrl: address.url, AttributeNames: ["RedrivePolicy"] }),
@@ -40,6 +41,9 @@ export async function freshQueue(
   client.destroy();
   return openQueue(address);
 }
+
+/** The same as a FIFO queue. */
+export const freshFifoQueue = (emulator: Emulator) => freshQueue(emulator, {}, 5, ".fifo");
 
 /** Takes everything that is visible, deleting it. */
 export async function takeAll(queue: Queue): Promise<Message[]> {
