@@ -27,7 +27,7 @@ const LAYOUT_MS = 1_000;
  */
 export async function openClusterStore(address: ClusterAddress): Promise<WholeStore> {
   const { waitReplicas } = address;
-  const cluster = await connect(address);
+  const cluster = await connectCluster(address);
   const read = () => readLayout(cluster, address.shards, waitReplicas);
   let known: Promise<Layout> = Promise.resolve(await read());
   let readAt = performance.now();
@@ -66,6 +66,7 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
       for (const [index, answer] of answers.entries()) if (answer) answered.set(at(index), answer);
       throw error;
     });
+    for (const order of orders) answered.delete(order);
     return answers as Recorded[];
   }
 
@@ -161,7 +162,7 @@ async function adviseOnAll(masters: Redis[], waitReplicas: number): Promise<stri
   return [...advice];
 }
 
-async function connect({ nodes, username, password, tls }: ClusterAddress): Promise<Cluster> {
+export async function connectCluster({ nodes, username, password, tls }: ClusterAddress): Promise<Cluster> {
   const cluster = new Cluster(nodes, {
     ...CLIENT,
     clusterRetryStrategy: retryPauseMs,

@@ -35,6 +35,9 @@ export function prefixesOf(shards: number): string[] {
   });
 }
 
+/** Stands in place of the layouts while a new cluster is filled (move.ts): nobody may begin to count in it. */
+export const FILLING = "filling";
+
 export interface Layout {
   text: string;
   shards: Shard[];
@@ -46,6 +49,7 @@ export interface Layout {
 /** The layout that the cluster is in; a new cluster begins with `wanted` shards. */
 export async function readLayout(redis: Connection, wanted: number, waitReplicas: number): Promise<Layout> {
   const text = (await redis.get(LAYOUTS_KEY)) ?? (await begin(redis, wanted));
+  if (text === FILLING) throw new Error("Orders are being moved into this cluster: wait until that is done");
   const [current = 0, ...others] = text.split(" ").map((each) => Number(each.split("@")[0]));
   const movedAt = text.split(" ").map((each) => Number(each.split("@")[1] ?? 0));
   const oldest = Date.now() / 1000 - MARKER_WINDOW_SECONDS;

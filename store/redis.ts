@@ -37,7 +37,7 @@ export const CLIENT = {
  * at once, and end by themselves.
  */
 export async function openRedisStore(address: { url: string; waitReplicas?: number }): Promise<WholeStore> {
-  const redis = await connect(address.url);
+  const redis = await connectRedis(address.url);
   const { usersOf, ...shard } = createShard(redis, { prefix: "", shards: 1, waitReplicas: address.waitReplicas ?? 0 });
   const { board, top, user } = keysOf("");
 
@@ -71,7 +71,7 @@ export async function explained(checking: Promise<void>) {
   });
 }
 
-async function connect(url: string): Promise<Redis> {
+export async function connectRedis(url: string): Promise<Redis> {
   const redis = new Redis(url, { ...CLIENT, ...CONNECTION, retryStrategy: retryPauseMs });
   defineScripts(redis);
   let reason: unknown;

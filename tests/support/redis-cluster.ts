@@ -51,18 +51,16 @@ export async function startRedisCluster() {
 
   const masters = async () => (await nodes()).filter(({ role, well, slots }) => role === "master" && well && slots[0]);
 
-  /** Whether every slot has a master and every master a replica that follows it. */
+  /** Whether every slot has a master and every master a replica that follows it, as a living node sees it. */
   async function isWhole(): Promise<boolean> {
     const living = ports.filter((port) => !children.get(port)?.killed);
     const states = await Promise.all(living.map((port) => cli(port, "CLUSTER", "INFO")));
     if (!states.every((state) => state.includes("cluster_state:ok"))) return false;
-    const links = await Promise.all(
-      (await nodes()).map(async ({ port, role, well }) => {
-        if (!well) return false;
-        return role === "master" || (await cli(port, "INFO", "replication")).includes("master_link_status:up");
-      }),
-    );
-    return links.every(Boolean) && (await masters()).length === 3 && links.length === 6;
+    const known = (await nodes()).filter(({ well }) => well);
+    const replicas = known.filter(({ role }) => role === "replica");
+    const links = await Promise.all(replicas.map(({ port }) => cli(port, "INFO", "replication")));
+    const following = links.filter((link) => link.includes("master_link_status:up"));
+    return known.length === 6 && following.length === 3 && new Set(replicas.map(({ master }) => master)).size === 3;
   }
 
   async function flush() {

@@ -1,0 +1,270 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { auditStore } from "../store/audit.ts";
+import { prefixesOf, shardOf } from "../store/layout.ts";
+import { openStore, type StoreAddress } from "../store/open.ts";
+import type { Order, WholeStore } from "../store/store.ts";
+import { order } from "./support/orders.ts";
+import { cli, type RedisCluster, startRedisCluster } from "./support/redis-cluster.ts";
+import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
+import { waitFor } from "./support/wait-for.ts";
+
+// Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
+setDefaultTimeout(120_000);
+
+const ROOT = join(import.meta.dir, "..");
+let cluster: RedisCluster;
+let redis: RedisServer;
+beforeAll(async () => {
+  [cluster, redis] = await Promise.all([startRedisCluster(), startRedisServer()]);
+});
+afterAll(() => Promise.all([cluster.stop(), redis.stop()]));
+beforeEach(() => cluster.flush());
+
+async function open(address: StoreAddress = cluster.address()) {
+  const store = await openStore(address);
+  return { store, [Symbol.asyncDispose]: () => store.close() };
+}
+
+const DAYS = ["2023-12-31", "2024-01-01", "2024-12-13", "2024-12-30", "2025-01-01"];
+/** Of many users and days, so that every shard has some. */
+const someOrders = (count: number) =>
+  Array.from({ length: count }, (_, index) =>
+    order({ userId: `U${(index * 7919) % 1500}`, cents: (index * 31) % 9973, day: DAYS[index % 5] as string }),
+  );
+
+async function recordAll(store: WholeStore, orders: readonly Order[], batch = 100) {
+  for (let at = 0; at < orders.length; at += batch) await store.record(orders.slice(at, at + batch));
+}
+
+const sumOf = (orders: readonly Order[]) => ({
+  orders: orders.length,
+  cents: orders.reduce((sum, { cents }) => sum + cents, 0),
+});
+
+async function findingsOf(store: WholeStore) {
+  const { differences, moved, orders, cents } = await auditStore(store, () => {});
+  return { differences, moved, orders, cents };
+}
+
+describe("the shards", () => {
+  test.each([2, 3, 16, 32, 256])("%i of them are spread evenly over masters that share the slots evenly", (shards) => {
+    const prefixes = prefixesOf(shards);
+    expect(new Set(prefixes).size).toBe(shards);
+    const users = Array.from({ length: shards * 200 }, (_, index) => shardOf(`U${index}`, shards));
+    for (let shard = 0; shard < shards; shard++)
+      expect(users.filter((one) => one === shard).length).toBeGreaterThan(100);
+  });
+
+  test("of 16 lie five or six on each of three masters", async () => {
+    await using opened = await open();
+    await recordAll(opened.store, someOrders(2000));
+    const perMaster = await Promise.all(
+      (await cluster.masters()).map(async ({ port }) => (await cli(port, "KEYS", "{*}global:stats")).split(",").length),
+    );
+    expect(perMaster.sort()).toEqual([5, 5, 6]);
+  });
+
+  test("have the plain names of the contract behind their tags", async () => {
+    await using opened = await open();
+    await opened.store.record([order({ userId: "U5678", cents: 1999 })]);
+    const tag = prefixesOf(16)[shardOf("U5678", 16)];
+    const answers = await Promise.all(
+      (await cluster.masters()).map(({ port }) => cli(port, "HGETALL", `${tag}user:U5678`)),
+    );
+    expect(answers).toContain("order_count,1,total_spend,19.99");
+  });
+
+  test("a process that wants another number of them uses those that are there", async () => {
+    await using first = await open();
+    await using second = await open(cluster.address({ shards: 7 }));
+    const orders = someOrders(50);
+    await recordAll(first.store, orders);
+    expect(await second.store.record(orders)).toEqual(Array(50).fill("duplicate"));
+    expect(await second.store.global()).toEqual(sumOf(orders));
+  });
+
+  test("an id that comes with users of many shards at once is counted once, for the first that has it", async () => {
+    await using first = await open();
+    await using second = await open();
+    const copies = Array.from({ length: 300 }, (_, index) => ({
+      ...order({ userId: `U${index}`, cents: 100 }),
+      id: `same-${index % 10}`,
+    }));
+    const batches = Array.from({ length: 30 }, (_, at) => copies.slice(at * 10, at * 10 + 10));
+    const answers = await Promise.all(batches.map((batch, at) => (at % 2 === 0 ? first : second).store.record(batch)));
+    expect(answers.flat().filter((answer) => answer === "recorded")).toHaveLength(10);
+    expect(await first.store.global()).toEqual({ orders: 10, cents: 1000 });
+    expect((await findingsOf(first.store)).differences).toEqual([]);
+  });
+
+  test("a batch of which one shard refuses its part is counted once in all, and told as it was first", async () => {
+    await using opened = await open();
+    const orders = someOrders(60);
+    const tag = prefixesOf(16)[shardOf(orders[0]?.userId ?? "", 16)];
+    const onAll = async (...command: [string, ...string[]]) => {
+      for (const { port } of await cluster.masters()) await cli(port, ...command);
+    };
+    await onAll("SET", `${tag}orders:days`, "no hash");
+    await expect(opened.store.record(orders)).rejects.toThrow("WRONGTYPE");
+    const before = (await opened.store.user(orders[1]?.userId ?? "")).orders;
+    expect(before).toBe(1);
+    await onAll("DEL", `${tag}orders:days`);
+    expect(await opened.store.record(orders)).toEqual(Array(60).fill("recorded"));
+    expect(await opened.store.record(orders)).toEqual(Array(60).fill("duplicate"));
+    expect(await opened.store.global()).toEqual(sumOf(orders));
+  });
+
+  test("scripts that a node has forgotten are sent again", async () => {
+    await using opened = await open(cluster.address({ waitReplicas: 1 }));
+    const orders = someOrders(200);
+    await recordAll(opened.store, orders.slice(0, 100));
+    for (const { port } of await cluster.masters()) await cli(port, "SCRIPT", "FLUSH");
+    await recordAll(opened.store, orders.slice(100));
+    expect(await opened.store.global()).toEqual(sumOf(orders));
+  });
+});
+
+describe("REDIS_WAIT_REPLICAS", () => {
+  test("nothing is answered that a replica does not have, and it counts once when the replica is back", async () => {
+    await using opened = await open(cluster.address({ waitReplicas: 1 }));
+    const orders = someOrders(30);
+    await recordAll(opened.store, orders);
+    const replicas = (await cluster.nodes()).filter(({ role }) => role === "replica");
+    for (const { port } of replicas) await cluster.kill(port);
+    const late = someOrders(30);
+    await expect(opened.store.record(late)).rejects.toThrow("0 of 1 replicas");
+    await expect(opened.store.check()).rejects.toThrow("Redis takes no orders: only 0 of 1 replicas have it");
+    for (const { port } of replicas) await cluster.start(port);
+    await waitFor("the replicas", cluster.isWhole, 60_000);
+    await opened.store.check();
+    await opened.store.record(late);
+    expect(await opened.store.global()).toEqual(sumOf([...orders, ...late]));
+  });
+});
+
+describe("bun scripts/move.ts", () => {
+  const nodes = () => cluster.ports.map((port) => `127.0.0.1:${port}`).join();
+
+  function move(env: Record<string, string>, ...args: string[]) {
+    const child = Bun.spawn([process.execPath, "scripts/move.ts", "--json", ...args], {
+      cwd: ROOT,
+      env: { PATH: process.env.PATH ?? "", REDIS_CLUSTER_NODES: nodes(), ...env },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    async function ended() {
+      const [stdout, stderr] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+      return { code: await child.exited, stdout, stderr };
+    }
+    return { child, ended };
+  }
+
+  /** Kills a move when it says so; what it was doing then is cut off in the middle. */
+  async function killAt(line: string, child: ReturnType<typeof move>["child"]) {
+    let said = "";
+    for await (const chunk of child.stderr) {
+      said += new TextDecoder().decode(chunk);
+      if (said.includes(line)) break;
+    }
+    child.kill("SIGKILL");
+    expect(said).toContain(line);
+    await child.exited;
+  }
+
+  /** Counts orders as a process does, until it is stopped: what is refused is tried again. */
+  function startCounting(store: WholeStore, orders: readonly Order[]) {
+    let at = 0;
+    let stopping = false;
+    const counting = (async () => {
+      while (!stopping && at < orders.length) {
+        const done = await store.record(orders.slice(at, at + 20)).catch(() => Bun.sleep(20));
+        if (done) at += 20;
+      }
+    })();
+    async function stop() {
+      stopping = true;
+      await counting;
+    }
+    return { at: () => at, stop, done: counting };
+  }
+
+  test("moves a single Redis while orders arrive, killed again and again, and counts nothing twice", async () => {
+    const url = redis.freshUrl();
+    await using old = await open({ kind: "redis", url });
+    const orders = someOrders(6000);
+    await recordAll(old.store, orders.slice(0, 3000));
+    const counting = startCounting(old.store, orders.slice(3000));
+    for (const line of ["pass 1", "pass 2", "Counting stops"]) await killAt(line, move({ REDIS_URL: url }).child);
+    const { code, stdout, stderr } = await move({ REDIS_URL: url }).ended();
+    expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stderr).toContain("Counting may go on, in 16 shards");
+    await counting.stop();
+    const counted = 3000 + counting.at();
+    expect(JSON.parse(stdout).orders).toBeGreaterThanOrEqual(counted);
+
+    await expect(old.store.record([order()])).rejects.toThrow("closed");
+    await expect(old.store.check()).rejects.toThrow("the orders here are being moved, or have been");
+    await using moved = await open();
+    // What was in hand, and everything that SQS may deliver again.
+    await recordAll(moved.store, orders);
+    expect(await findingsOf(moved.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
+    const other = { ...(orders[0] as Order), userId: "somebody else" };
+    expect(await moved.store.record([other])).toEqual(["duplicate"]);
+    expect(await moved.store.top("y:2024", 1000)).toEqual(await expectedTop(orders, "y:2024"));
+  });
+
+  test("moves a cluster to another number of shards under the feet of a process, killed, and removes the old", async () => {
+    await using opened = await open();
+    const orders = someOrders(6000);
+    await recordAll(opened.store, orders.slice(0, 2000));
+    const counting = startCounting(opened.store, orders.slice(2000));
+    for (const line of ["pass 1", "Counting stops", "Counting may go on"])
+      await killAt(line, move({}, "--shards", "32").child);
+    const { code, stderr } = await move({}, "--shards", "32").ended();
+    expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+    await counting.done;
+    expect(counting.at()).toBe(4000);
+    expect(await opened.store.record(orders.slice(0, 2500))).toEqual(Array(2500).fill("duplicate"));
+    // An id that the old shards have for another user.
+    const other = { ...(orders[0] as Order), userId: "somebody else" };
+    expect(await opened.store.record([other])).toEqual(["duplicate"]);
+    expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
+    const left = await Promise.all((await cluster.masters()).map(({ port }) => cli(port, "KEYS", "{16.*")));
+    const kinds = left.flatMap((keys) => keys.split(",")).filter((key) => !/}orders:(seen|claim|check)/.test(key));
+    expect(kinds.filter(Boolean)).toEqual([]);
+    const again = await move({}, "--shards", "16").ended();
+    expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("or has been: choose another number") });
+  });
+
+  test("refuses a cluster that holds orders, and a start in one that is being filled", async () => {
+    const url = redis.freshUrl();
+    await using old = await open({ kind: "redis", url });
+    await recordAll(old.store, someOrders(3000));
+    await using there = await open();
+    await there.store.record([order()]);
+    const refused = await move({ REDIS_URL: url }).ended();
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("The cluster holds orders already") });
+    await cluster.flush();
+    const { child } = move({ REDIS_URL: url });
+    await waitFor("the move to begin", async () => {
+      const answers = await Promise.all(cluster.ports.map((port) => cli(port, "GET", "orders:layouts")));
+      return answers.includes("filling");
+    });
+    await expect(open()).rejects.toThrow("Orders are being moved into this cluster");
+    child.kill("SIGKILL");
+    await child.exited;
+  });
+});
+
+/** The first of a board, added up here. */
+async function expectedTop(orders: readonly Order[], board: string) {
+  const users = new Map<string, { userId: string; orders: number; cents: number }>();
+  for (const { userId, cents } of orders.filter(({ day }) => `y:${day.slice(0, 4)}` === board)) {
+    const held = users.get(userId) ?? { userId, orders: 0, cents: 0 };
+    users.set(userId, { userId, orders: held.orders + 1, cents: held.cents + cents });
+  }
+  return [...users.values()]
+    .sort((a, b) => b.cents - a.cents || Buffer.compare(Buffer.from(a.userId), Buffer.from(b.userId)))
+    .slice(0, 1000);
+}
