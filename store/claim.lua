@@ -1,12 +1,14 @@
 -- Claims order ids for the shards of their users, each id for one shard, in one atomic step. A claim counts nothing: it
 -- decides in which shard the id may be counted when orders of several users come with it. Safe to run again.
 -- KEYS[1]  list of the layers of claims (ids.lua); KEYS[2]  how many there are, in its slot
--- ARGV[1]  how long a claim is remembered at least, seconds
--- ARGV[2]  JSON array: for each order half of its id's digest, the other half mixed with the shard (int64 as text), and
+-- ARGV[1]  key prefix, a hash tag
+-- ARGV[2]  how long a claim is remembered at least, seconds
+-- ARGV[3]  JSON array: for each order half of its id's digest, the other half mixed with the shard (int64 as text), and
 --          what chooses the set (uint32)
 -- Returns  a text of as many digits as orders, 1 (the shard has the id) or 0 (another shard has it)
 local list, count_key = KEYS[1], KEYS[2]
-local window_seconds, rows, WIDTH = tonumber(ARGV[1]), cjson.decode(ARGV[2]), 3
+local window_seconds, rows, WIDTH = tonumber(ARGV[2]), cjson.decode(ARGV[3]), 3
+refuse_while_moving(ARGV[1])
 local now, count, answers = tonumber(call("TIME")[1]), tonumber(call("GET", count_key) or 0), {}
 local layers = layers_of(list, window_seconds, now)
 if extend(layers, list, count, window_seconds, now) then write_list(layers, list) end

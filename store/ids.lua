@@ -9,6 +9,12 @@ local call, format, match = redis.call, string.format, string.match
 -- last is old has room for as many ids as that one held, at GOOD_IDS a set.
 local FIRST_SETS, GROWTH, MOST_IDS, GOOD_IDS = 1024, 32, 192, 64
 
+-- While a slot moves to another node its keys lie on both, and a key that is missing here may be there. Asking for two that
+-- are nowhere is an error then on either side: nothing has been written yet, and nothing is until the slot has moved.
+local function refuse_while_moving(prefix)
+  if prefix ~= "" then call("EXISTS", prefix .. "orders:nowhere:1", prefix .. "orders:nowhere:2") end
+end
+
 -- The layers that `list` names, without those that are too old to matter
 local function layers_of(list, window_seconds, now)
   local text, layers = call("GET", list) or "", {}

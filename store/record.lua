@@ -82,6 +82,7 @@ local function write_sums(key, held, sums)
   if #row > 0 then call("HSET", key, unpack(row)) end
 end
 
+refuse_while_moving(prefix)
 local totals = call("HMGET", global, "total_orders", "total_revenue")
 local total_orders, revenue = count_of(global, totals[1]), cents_of(global, totals[2])
 if #rows > 1000 * WIDTH then return redis.error_reply("ERR a batch has at most 1000 orders") end

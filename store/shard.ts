@@ -38,7 +38,7 @@ const REPLICAS_MS = 1_000;
 declare module "ioredis" {
   interface RedisCommander<Context> {
     recordOrders(global: string, ...args: (string | number)[]): Result<string, Context>;
-    claimOrders(claims: string, count: string, windowSeconds: number, rows: string): Result<string, Context>;
+    claimOrders(claims: string, count: string, ...args: (string | number)[]): Result<string, Context>;
     topUsers(board: string, top: string, n: number, unranked: number): Result<[number, string[]], Context>;
   }
 }
@@ -104,7 +104,8 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
       const { low, high, chosen } = digestOf(id);
       return [`${low}`, `${mixed(high, shard)}`, chosen];
     });
-    const answer = await redis.claimOrders(keys.claims, keys.claimCount, MARKER_WINDOW_SECONDS, JSON.stringify(rows));
+    const text = JSON.stringify(rows);
+    const answer = await redis.claimOrders(keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, text);
     return wordsOf(answer, orders.length);
   }
 

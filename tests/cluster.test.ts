@@ -125,6 +125,49 @@ describe("the shards", () => {
   });
 });
 
+describe("a slot that moves to another node", () => {
+  test("takes no orders until it has moved, whichever node has which keys, and then counts each once", async () => {
+    await using opened = await open();
+    const { store } = opened;
+    const orders = someOrders(400).map((one) => ({ ...one, userId: `U${one.userId}` }));
+    await recordAll(store, orders.slice(0, 200));
+    const tag = prefixesOf(16)[0] as string;
+    const [source, target] = (await cluster.masters()).toSorted((a, b) => (a.slots < b.slots ? -1 : 1));
+    if (!source || !target) throw new Error("there are no masters");
+    const slot = await cli(source.port, "CLUSTER", "KEYSLOT", tag);
+    await cli(target.port, "CLUSTER", "SETSLOT", slot, "IMPORTING", source.id);
+    await cli(source.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", target.id);
+    const keysThere = async () => (await cli(source.port, "CLUSTER", "GETKEYSINSLOT", slot, "10000")).split(",");
+    const migrate = async (keys: string[]) => {
+      for (const key of keys.filter(Boolean))
+        expect(await cli(source.port, "MIGRATE", "127.0.0.1", `${target.port}`, key, "0", "5000")).toBe("OK");
+    };
+    const isRefused = async () => {
+      await expect(store.check()).rejects.toThrow("non local key");
+      await expect(store.record(orders)).rejects.toThrow("non local key");
+    };
+    await isRefused();
+    const all = await keysThere();
+    expect(all.length).toBeGreaterThan(20);
+    const global = `${tag}global:stats`;
+    // Some of the order ids away, then the key that the script is sent to, which makes clients go to the other node.
+    await migrate(all.filter((key) => key.includes("orders:seen:")).slice(0, 5));
+    await isRefused();
+    await migrate([global]);
+    await isRefused();
+    await migrate(await keysThere());
+    for (const { port } of [target, source]) await cli(port, "CLUSTER", "SETSLOT", slot, "NODE", target.id);
+    await waitFor("the slot to have moved", () =>
+      store.check().then(
+        () => true,
+        () => false,
+      ),
+    );
+    await store.record(orders);
+    expect(await findingsOf(store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
+  });
+});
+
 describe("REDIS_WAIT_REPLICAS", () => {
   test("nothing is answered that a replica does not have, and it counts once when the replica is back", async () => {
     await using opened = await open(cluster.address({ waitReplicas: 1 }));

@@ -63,6 +63,12 @@ export async function startRedisCluster() {
     return known.length === 6 && following.length === 3 && new Set(replicas.map(({ master }) => master)).size === 3;
   }
 
+  /** Moves slots from one master to another, as an operator does. */
+  async function reshard(from: string, to: string, slots: number) {
+    const ids = ["--cluster-from", from, "--cluster-to", to, "--cluster-slots", `${slots}`, "--cluster-yes"];
+    await run(["redis-cli", "--cluster", "reshard", `127.0.0.1:${(await masters())[0]?.port}`, ...ids]);
+  }
+
   async function flush() {
     for (const { port } of await masters()) await cli(port, "FLUSHALL");
   }
@@ -78,7 +84,7 @@ export async function startRedisCluster() {
     waitReplicas: 0,
     ...more,
   });
-  return { address, ports, start, kill, stop, nodes, masters, isWhole, flush };
+  return { address, ports, start, kill, stop, nodes, masters, isWhole, reshard, flush };
 }
 
 /** A command to one node; what it says, or nothing where it does not answer. */
