@@ -17,6 +17,7 @@ export interface ClusterAddress {
   tls?: boolean;
 }
 
+const SLOTS_REFRESH_MS = 1_000;
 /** A move to another number of shards is noticed in this time by whoever only reads. */
 const LAYOUT_MS = 1_000;
 
@@ -166,6 +167,9 @@ export async function connectCluster({ nodes, username, password, tls }: Cluster
   const cluster = new Cluster(nodes, {
     ...CLIENT,
     clusterRetryStrategy: retryPauseMs,
+    // ioredis follows a slot that has moved only for a command alone or a pipeline that fails as one: not where two slots
+    // have moved, nor behind WAIT. Without this it would go on asking the wrong node for ever.
+    slotsRefreshInterval: SLOTS_REFRESH_MS,
     redisOptions: {
       ...CONNECTION,
       ...(username && { username }),

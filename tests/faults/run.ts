@@ -12,8 +12,9 @@ import { openQueue, type Queue } from "../../queue/queue.ts";
 import { locateQueue } from "../../queue/setup.ts";
 import { generate } from "../../scripts/generator.ts";
 import { auditStore } from "../../store/audit.ts";
-import { openStore } from "../../store/open.ts";
+import { openStore, type StoreAddress } from "../../store/open.ts";
 import { deadLettersOf, takeAll } from "../support/queues.ts";
+import { cli, type RedisCluster, startRedisCluster } from "../support/redis-cluster.ts";
 import { freePort, type RedisServer, startRedisServer } from "../support/redis-server.ts";
 import { waitFor } from "../support/wait-for.ts";
 import { createModel } from "./model.ts";
@@ -27,6 +28,12 @@ export interface FaultOptions {
   orders: number;
   kills: number;
   outages: number;
+  /**
+   * On a Redis Cluster; orders go on until the last outage is over. With "replicated" the programs wait for a replica:
+   * nothing is lost, and nothing counted while a master has none. With "fast" a failover may lose what the dead master
+   * was the only one to know, numbers and markers together.
+   */
+  cluster?: "replicated" | "fast";
   /** Every store outage is held for this long besides the drawn pause, ms; for outages as long as they are in life. */
   longOutageMs?: number;
 }
@@ -58,8 +65,8 @@ const BACKLOG = 3000;
 export async function runFaults(options: FaultOptions, say: (line: string) => void): Promise<FaultReport> {
   const startedAt = performance.now();
   const random = createRandom(options.seed);
-  await using world = await openWorld(random);
-  const { queue, store, redis } = world;
+  await using world = await openWorld(random, options.cluster);
+  const { queue, store, outages } = world;
   const model = createModel();
   const happened: Record<string, number> = {};
   const longestRecoveryMs: Record<string, number> = {};
@@ -69,15 +76,18 @@ export async function runFaults(options: FaultOptions, say: (line: string) => vo
     happened[kind] = (happened[kind] ?? 0) + 1;
   }
 
+  /** From now until the store takes writes and the next order is counted. */
   async function recovery(kind: string) {
-    if (model.orders() === (await counted())) return;
     const since = performance.now();
+    const works = () =>
+      store.check().then(
+        () => true,
+        () => false,
+      );
+    await waitFor(`the store after ${kind}`, works, 90_000);
     const before = await counted();
-    await waitFor(
-      `counting to go on after ${kind}`,
-      async () => (await counted()) !== before || model.orders() === before,
-      90_000,
-    );
+    const goesOn = async () => (await counted()) !== before || model.orders() === before;
+    await waitFor(`counting to go on after ${kind}`, goesOn, 90_000);
     longestRecoveryMs[kind] = Math.max(longestRecoveryMs[kind] ?? 0, Math.round(performance.now() - since));
   }
 
@@ -86,7 +96,8 @@ export async function runFaults(options: FaultOptions, say: (line: string) => vo
       ({ orders }) => orders,
       () => -1,
     );
-  const feeding = feed(queue, model.expectMessage, options);
+  let broken = 0;
+  const feeding = feed(queue, model.expectMessage, options, () => !options.cluster || broken === options.outages);
   const killing = repeat(options.kills, async (index) => {
     await Bun.sleep(random.between(100, 1_000));
     const program = world.programs[index % PROGRAMS] as Supervised;
@@ -95,15 +106,22 @@ export async function runFaults(options: FaultOptions, say: (line: string) => vo
   });
   const breaking = repeat(options.outages, async (index) => {
     await Bun.sleep(random.between(200, 1_500));
-    const kind = random.pick(index % 2 === 0 ? Object.keys(STORE_OUTAGES) : ["queue"]);
+    const kind = random.pick(index % 2 === 0 || options.cluster ? Object.keys(outages) : ["queue"]);
     if (kind === "queue") {
       const faults = [random.pick(FAULTS), random.pick(FAULTS)];
       await suffer(faults[0] as string, () => world.queueOutage(faults, random.between(500, 3_000)));
+      await recovery(kind);
     } else {
       const pauseMs = random.between(300, 2_500) + (options.longOutageMs ?? 0);
-      await suffer(kind, () => (STORE_OUTAGES[kind] as StoreOutage)(redis, pauseMs));
+      let mend: (() => Promise<void>) | undefined;
+      await suffer(kind, async () => {
+        mend = (await outages[kind]?.(pauseMs)) ?? undefined;
+      });
+      if (options.cluster === "replicated") await Bun.sleep(2 * pauseMs).then(mend);
+      await recovery(kind);
+      if (options.cluster === "fast") await mend?.();
     }
-    await recovery(kind);
+    broken++;
   });
 
   const progress = setInterval(
@@ -130,34 +148,68 @@ export async function runFaults(options: FaultOptions, say: (line: string) => vo
 
 const FAULTS = Object.keys(QUEUE_FAULTS) as QueueFault[];
 
-type StoreOutage = (redis: RedisServer, ms: number) => Promise<void>;
+/** A way in which the store fails for a while. Where counting is to go on before all is whole again, it answers how to mend it. */
+type StoreOutage = (ms: number) => Promise<(() => Promise<void>) | void>;
 
-/** Ways in which Redis fails, each for a while. */
-const STORE_OUTAGES: Record<string, StoreOutage> = {
-  redis_killed: async (redis, ms) => {
+const redisOutages = (redis: RedisServer): Record<string, StoreOutage> => ({
+  redis_killed: async (ms) => {
     await redis.kill();
     await Bun.sleep(ms);
     await redis.start();
   },
-  redis_hung: async (redis, ms) => {
+  redis_hung: async (ms) => {
     process.kill(redis.pid(), "SIGSTOP");
     await Bun.sleep(ms * 3);
     process.kill(redis.pid(), "SIGCONT");
   },
-  redis_forgets_scripts: (redis) => command(redis, ["SCRIPT", "FLUSH"]),
-  redis_full: async (redis, ms) => {
+  redis_forgets_scripts: () => command(redis, ["SCRIPT", "FLUSH"]),
+  redis_full: async (ms) => {
     await command(redis, ["CONFIG", "SET", "maxmemory", "1"]);
     await Bun.sleep(ms);
     await command(redis, ["CONFIG", "SET", "maxmemory", "0"]);
   },
-  redis_read_only: async (redis, ms) => {
+  redis_read_only: async (ms) => {
     // A replica of nobody keeps its data and answers READONLY.
     await command(redis, ["REPLICAOF", "127.0.0.1", "1"]);
     await Bun.sleep(ms);
     await command(redis, ["REPLICAOF", "NO", "ONE"]);
   },
-  redis_slow: (redis, ms) => command(redis, ["CLIENT", "PAUSE", `${ms}`, "ALL"]).then(() => Bun.sleep(ms)),
-};
+  redis_slow: (ms) => command(redis, ["CLIENT", "PAUSE", `${ms}`, "ALL"]).then(() => Bun.sleep(ms)),
+});
+
+function clusterOutages(cluster: RedisCluster, random: Random): Record<string, StoreOutage> {
+  const aMaster = async () => random.pick(await cluster.masters());
+  const whole = () => waitFor("a whole cluster", cluster.isWhole, 60_000);
+  return {
+    // Its replica takes over, and it comes back as that one's replica.
+    master_killed: async () => {
+      const { port } = await aMaster();
+      await cluster.kill(port);
+      return async () => {
+        await cluster.start(port);
+        await whole();
+      };
+    },
+    // It does not know that it was away, and has requests of before waiting for it.
+    master_lost_and_back: async () => {
+      const pid = cluster.pid((await aMaster()).port);
+      process.kill(pid, "SIGSTOP");
+      return async () => {
+        process.kill(pid, "SIGCONT");
+        await whole();
+      };
+    },
+    slots_moved: async () => {
+      const from = await aMaster();
+      const to = random.pick((await cluster.masters()).filter(({ id }) => id !== from.id));
+      // Each shard lies in the middle of a thousand slots.
+      await cluster.reshard(from.id, to.id, 1_100);
+    },
+    scripts_forgotten: async () => {
+      for (const { port } of await cluster.masters()) await cli(port, "SCRIPT", "FLUSH");
+    },
+  };
+}
 
 async function command({ port }: RedisServer, [name = "", ...args]: string[]) {
   const redis = new Redis(port);
@@ -166,13 +218,21 @@ async function command({ port }: RedisServer, [name = "", ...args]: string[]) {
 }
 
 /** Sends all orders, keeping the backlog full enough that there is always something to lose. */
-async function feed(queue: Queue, expectMessage: (message: Message) => void, { seed, orders }: FaultOptions) {
+async function feed(
+  queue: Queue,
+  expectMessage: (message: Message) => void,
+  { seed, orders }: FaultOptions,
+  mayEnd: () => boolean,
+) {
   const mix = { users: USERS, mismatch: 5, invalid: 2, duplicates: 5, days: 400, onValueMismatch: "correct" as const };
   const messages = generate({ seed, nowMs: Date.now(), ...mix });
-  for (let sent = 0; sent < orders; ) {
+  for (let sent = 0; sent < orders || !mayEnd(); ) {
     if ((await queue.depth()).visible > BACKLOG) await Bun.sleep(50);
     else {
-      const wave = Array.from({ length: Math.min(200, orders - sent) }, () => messages.next().value);
+      const wave = Array.from(
+        { length: sent < orders ? Math.min(200, orders - sent) : 200 },
+        () => messages.next().value,
+      );
       for (const message of wave) expectMessage(message);
       const batches = wave.flatMap((_, at) => (at % 10 === 0 ? [wave.slice(at, at + 10)] : []));
       await Promise.all(batches.map((batch) => queue.send(batch.map(({ body }) => body))));
@@ -192,22 +252,21 @@ async function isEmpty(queue: Queue): Promise<boolean> {
 }
 
 /** The emulator, Redis, and the programs, each behind a proxy of its own. */
-async function openWorld(random: Random) {
+async function openWorld(random: Random, kind: FaultOptions["cluster"]) {
   await using parts = new AsyncDisposableStack();
   const emulator = await startEmulatorProcess();
   parts.defer(emulator.stop);
-  const redis = await startRedisServer();
-  parts.defer(redis.stop);
+  const { address, env, outages, stop } = kind ? await clusterStore(random, kind) : await redisStore();
+  parts.defer(stop);
   const url = await createQueue(emulator.endpoint);
   const queue = openQueue(await locateQueue({ name: "", url, endpoint: emulator.endpoint, embedded: true }));
-  const redisUrl = redis.freshUrl();
-  const store = await openStore({ kind: "redis", url: redisUrl });
+  const store = await openStore(address);
   parts.defer(() => store.close());
   const seen = new Set<string>();
   const starting = Array.from({ length: PROGRAMS }, () => startFaultProxy(emulator.endpoint, random, seen));
   const proxies = await Promise.all(starting);
   for (const proxy of proxies) parts.defer(proxy.stop);
-  const programs = proxies.map((proxy) => superviseProgram(url, redisUrl, proxy));
+  const programs = proxies.map((proxy) => superviseProgram(url, env, proxy));
   for (const program of programs) parts.defer(program.stop);
   const owned = parts.move();
 
@@ -221,13 +280,37 @@ async function openWorld(random: Random) {
     all: proxies.reduce((sum, proxy) => sum + proxy.deliveries.all, 0),
     repeated: proxies.reduce((sum, proxy) => sum + proxy.deliveries.repeated, 0),
   });
-  return { queue, store, redis, programs, queueOutage, deliveries, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return {
+    queue,
+    store,
+    outages,
+    programs,
+    queueOutage,
+    deliveries,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+async function redisStore() {
+  const redis = await startRedisServer();
+  const url = redis.freshUrl();
+  const address: StoreAddress = { kind: "redis", url };
+  return { address, env: { REDIS_URL: url }, outages: redisOutages(redis), stop: redis.stop };
+}
+
+async function clusterStore(random: Random, kind: "replicated" | "fast") {
+  const cluster = await startRedisCluster();
+  const nodes = cluster.ports.map((port) => `127.0.0.1:${port}`).join();
+  const waitReplicas = kind === "replicated" ? 1 : 0;
+  const env = { REDIS_CLUSTER_NODES: nodes, REDIS_WAIT_REPLICAS: `${waitReplicas}` };
+  const address = cluster.address({ waitReplicas });
+  return { address, env, outages: clusterOutages(cluster, random), stop: cluster.stop };
 }
 
 type Supervised = ReturnType<typeof superviseProgram>;
 
 /** Keeps one program running, as a container platform would. */
-function superviseProgram(url: string, redisUrl: string, proxy: FaultProxy) {
+function superviseProgram(url: string, store: Record<string, string>, proxy: FaultProxy) {
   const env = {
     PATH: process.env.PATH ?? "",
     AWS_REGION: "us-east-1",
@@ -235,7 +318,7 @@ function superviseProgram(url: string, redisUrl: string, proxy: FaultProxy) {
     AWS_SECRET_ACCESS_KEY: "test",
     AWS_ENDPOINT_URL: proxy.endpoint,
     SQS_QUEUE_URL: url,
-    REDIS_URL: redisUrl,
+    ...store,
     CONSUMER_WORKERS: "2",
     PORT: "0",
     LOG_LEVEL: "silent",
@@ -330,10 +413,19 @@ async function main() {
       kills: { type: "string", default: "30" },
       outages: { type: "string", default: "15" },
       seed: { type: "string", default: `${Date.now() % 1_000_000}` },
+      cluster: { type: "string" },
     },
   });
-  const { orders, kills, outages, seed } = values;
-  const options = { orders: Number(orders), kills: Number(kills), outages: Number(outages), seed: Number(seed) };
+  const { orders, kills, outages, seed, cluster } = values;
+  if (cluster !== undefined && cluster !== "replicated" && cluster !== "fast")
+    throw new Error(`--cluster is replicated or fast: got ${cluster}`);
+  const options: FaultOptions = {
+    orders: Number(orders),
+    kills: Number(kills),
+    outages: Number(outages),
+    seed: Number(seed),
+    ...(cluster && { cluster }),
+  };
   const report = await runFaults(options, console.error);
   console.log(JSON.stringify(report, null, 2));
   const clean =

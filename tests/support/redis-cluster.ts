@@ -84,7 +84,8 @@ export async function startRedisCluster() {
     waitReplicas: 0,
     ...more,
   });
-  return { address, ports, start, kill, stop, nodes, masters, isWhole, reshard, flush };
+  const pid = (port: number) => children.get(port)?.pid ?? 0;
+  return { address, ports, pid, start, kill, stop, nodes, masters, isWhole, reshard, flush };
 }
 
 /** A command to one node; what it says, or nothing where it does not answer. */
