@@ -8,9 +8,10 @@ import type { IDeployment } from "kubernetes-models/apps/v1/Deployment";
 import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
 import type { IService } from "kubernetes-models/v1/Service";
 import { readConfig } from "../config.ts";
+import { cloudFormationProblems, type Template } from "./support/cloudformation.ts";
 import { composeProblems, kubernetesProblems } from "./support/schemas.ts";
 
-// The compiler runs: bun's five seconds would fail a test that is only slow.
+// The compiler runs, and AWS's specification is large: bun's five seconds would fail a test that is only slow.
 setDefaultTimeout(30_000);
 
 const read = (path: string) => readFileSync(join(import.meta.dir, "..", path), "utf8");
@@ -18,6 +19,7 @@ const read = (path: string) => readFileSync(join(import.meta.dir, "..", path), "
 const SCHEMAS = {
   "compose.yaml": composeProblems,
   "deploy/kubernetes.yaml": kubernetesProblems,
+  "deploy/ecs.yaml": cloudFormationProblems,
 };
 type Path = keyof typeof SCHEMAS;
 
@@ -36,6 +38,14 @@ describe("the schema of", () => {
     ["deploy/kubernetes.yaml", 'value: "1"', "value: 1"],
     ["deploy/kubernetes.yaml", "  scaleTargetRef: { name: orders }\n", ""],
     ["deploy/kubernetes.yaml", "jobLabel:", "job:"],
+    ["deploy/ecs.yaml", "StopTimeout:", "StopTimeoutSeconds:"],
+    ["deploy/ecs.yaml", "TargetValue: 300", "TargetValue: five minutes"],
+    ["deploy/ecs.yaml", "      MinCapacity: 2\n", ""],
+    ["deploy/ecs.yaml", "AWS::ECS::Service", "AWS::ECS::Servise"],
+    ["deploy/ecs.yaml", "Effect: Allow", "Effekt: Allow"],
+    ["deploy/ecs.yaml", "{ Ref: Capacity }", "{ Ref: Target }"],
+    ["deploy/ecs.yaml", "{Service.Name}", "{Service.Nam}"],
+    ["deploy/ecs.yaml", "Dimensions: [", "Dimensions: &queue ["],
   ])("%s would find %p written as %p", async (path, right, wrong) => {
     expect(read(path)).toContain(right);
     expect(await SCHEMAS[path](read(path).replace(right, wrong))).not.toEqual([]);
@@ -62,9 +72,22 @@ const pod = deployment.spec?.template.spec;
 const container = pod?.containers[0];
 const scaled = object<IScaledObject>("ScaledObject").spec;
 
+const template = YAML.parse(read("deploy/ecs.yaml")) as Template;
+const properties = <T>(resource: string) => template.Resources[resource]?.Properties as T;
+interface NamedValue {
+  Name: string;
+  Value?: string | Record<string, string>;
+}
+const [definition] = properties<{
+  ContainerDefinitions: { Environment: NamedValue[]; Secrets: NamedValue[]; StopTimeout: number }[];
+}>("Task").ContainerDefinitions;
+
 /** A secret's value is not in the manifests. */
 const SECRETS = { REDIS_URL: "rediss://redis.example.com", API_KEY: "secret" };
 const secret = (name: string) => SECRETS[name as keyof typeof SECRETS];
+/** What CloudFormation makes of a value: names of this or that are a letter here. */
+const filledIn = (value: NamedValue["Value"]) =>
+  typeof value === "object" ? (value["Fn::Sub"]?.replaceAll(/\$\{[^}]+\}/g, "x") ?? "x") : value;
 
 /** How each manifest starts and stops the program. */
 const PROGRAMS = [
@@ -78,6 +101,14 @@ const PROGRAMS = [
     env: (container?.env ?? []).map(({ name, value }) => [name, value ?? secret(name)]),
     // The hook has its share of the time.
     stopSeconds: (pod?.terminationGracePeriodSeconds ?? 0) - Number(container?.lifecycle?.preStop?.exec?.command?.[1]),
+  },
+  {
+    path: "deploy/ecs.yaml",
+    env: [
+      ...(definition?.Environment ?? []).map(({ Name, Value }) => [Name, filledIn(Value)]),
+      ...(definition?.Secrets ?? []).map(({ Name }) => [Name, secret(Name)]),
+    ],
+    stopSeconds: definition?.StopTimeout ?? 0,
   },
 ];
 
@@ -112,6 +143,10 @@ describe("a process is ended only when it does not answer, never for what /healt
     expect(container?.readinessProbe?.httpGet?.path).toBe("/ready");
   });
 
+  test("ECS asks /, since it replaces what its load balancer finds unhealthy", () => {
+    expect(properties<{ HealthCheckPath: string }>("Targets").HealthCheckPath).toBe("/");
+  });
+
   test("the proxy of compose asks /", () => {
     expect(compose.configs.haproxy?.content).toContain("http-check send meth GET uri / ");
   });
@@ -119,7 +154,7 @@ describe("a process is ended only when it does not answer, never for what /healt
 
 describe("images", () => {
   const { version } = JSON.parse(read("package.json")) as { version: string };
-  const ours = [container?.image ?? ""];
+  const ours = [container?.image ?? "", `${template.Parameters.Image?.Default}`];
   const stages = [...read("Dockerfile").matchAll(/^FROM (\S+)(?: AS (\S+))?/gm)];
   const bases = stages.map(([, image = ""]) => image).filter((image) => !stages.some(([, , stage]) => stage === image));
   const others = Object.values(compose.services).flatMap(({ image }) => image ?? []);
@@ -156,6 +191,22 @@ test("everything on Kubernetes speaks of the same pods", () => {
   expect(Object.values(labels)).toEqual(["orders"]); // the job of observability/alerts.yml, by jobLabel
 });
 
+test("Kubernetes and ECS scale by the same numbers", () => {
+  const capacity = properties<{ MinCapacity: number; MaxCapacity: number }>("Capacity");
+  expect([scaled.minReplicaCount, scaled.maxReplicaCount]).toEqual([capacity.MinCapacity, capacity.MaxCapacity]);
+  expect(capacity.MinCapacity).toBe(2);
+  const { TargetTrackingScalingPolicyConfiguration: policy } = properties<{
+    TargetTrackingScalingPolicyConfiguration: {
+      TargetValue: number;
+      CustomizedMetricSpecification: { Metrics: { Expression?: string }[] };
+    };
+  }>("DrainTime");
+  expect(scaled.triggers[0]?.metadata.threshold).toBe(`${policy.TargetValue}`);
+  // Where nothing moves the metric is the target, which changes nothing.
+  const expression = policy.CustomizedMetricSpecification.Metrics.at(-1)?.Expression ?? "";
+  expect(expression).toContain(`== 0), ${policy.TargetValue}, `);
+});
+
 test("what is not known changes nothing on Kubernetes: a query without an answer is an error, not 0", () => {
   expect(scaled.triggers).toHaveLength(2);
   for (const { metadata } of scaled.triggers) {
@@ -163,4 +214,17 @@ test("what is not known changes nothing on Kubernetes: a query without an answer
     // To the schema they are any words.
     expect(Object.keys(metadata).sort()).toEqual(["ignoreNullValues", "query", "serverAddress", "threshold"]);
   }
+});
+
+test("the role on ECS has the rights that README.md lists, and no others", () => {
+  const [, ofQueue = "", ofDeadLetterQueue = ""] =
+    /process needs\s(.*?) on the queue,\s(.*?) on its dead-letter queue/s.exec(read("README.md")) ?? [];
+  const rights = (text: string) => [...text.matchAll(/`(?:sqs:)?(\w+)`/g)].map(([, action]) => `sqs:${action}`);
+  const { Policies } = properties<{
+    Policies: { PolicyDocument: { Statement: { Action: string[]; Resource: { "Fn::Sub": string } }[] } }[];
+  }>("TaskRole");
+  const statements = Policies.flatMap(({ PolicyDocument }) => PolicyDocument.Statement);
+  expect(statements.map(({ Action }) => Action)).toEqual([rights(ofQueue), rights(ofDeadLetterQueue)]);
+  const queues = statements.map(({ Resource }) => /\{(\w+)\}$/.exec(Resource["Fn::Sub"])?.[1]);
+  expect(queues).toEqual(["Queue", "DeadLetterQueue"]);
 });
