@@ -91,7 +91,7 @@ export function createApp(parts: ApiParts) {
 /** Probes are never refused: a load balancer would take the process for dead. */
 function limitRequests(max: number | undefined) {
   if (max === undefined) return new Elysia();
-  const isProbe = ({ url }: Request) => /^(https?:\/\/[^/?#]*)?\/(health|ready)$/.test(url);
+  const isProbe = ({ url }: Request) => /^(https?:\/\/[^/?#]*)?\/(health|ready)?$/.test(url);
   // As a response: the plugin adds Retry-After to that only.
   const problem = problemOf(429, `At most ${max} requests a minute: wait for the time in Retry-After`);
   const errorResponse = new Response(problem, { status: 429, headers: { "content-type": PROBLEM_TYPE } });

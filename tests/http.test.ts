@@ -409,6 +409,7 @@ test("with RATE_LIMIT a client that asks too often is told to wait, probes are n
   expect(refused.headers.get("content-type")).toBe("application/problem+json");
   expect(Number(refused.headers.get("retry-after"))).toBeWithin(1, 61);
   expect((await fetch(`${limited.url}/stats/global?/health`)).status).toBe(429);
-  for (let probe = 0; probe < 5; probe++) expect((await fetch(`${limited.url}/health`)).status).toBe(200);
+  for (const probe of ["/", "/ready", "/health"])
+    for (let times = 0; times < 5; times++) expect((await fetch(limited.url + probe)).status).toBe(200);
   await limited.stop();
 });

@@ -46,6 +46,15 @@ const queries = panels.flatMap(({ title, targets = [] }) =>
   })),
 );
 
+interface ScaledObject {
+  kind: string;
+  spec: { triggers: { metadata: { query: string } }[] };
+}
+const objects = YAML.parse(read("deploy/kubernetes.yaml")) as ScaledObject[];
+const scaled = objects.find(({ kind }) => kind === "ScaledObject");
+/** What KEDA asks of Prometheus. */
+const triggers = scaled?.spec.triggers.map(({ metadata }) => ({ expr: metadata.query })) ?? [];
+
 describe("Prometheus takes", () => {
   test("its configuration, rules included", async () => {
     const dir = join(temporaryFolder(), "observability");
@@ -61,8 +70,8 @@ describe("Prometheus takes", () => {
     expect(code, output).toBe(0);
   });
 
-  test("every query of the dashboard", async () => {
-    const recorded = queries.map(({ expr }, index) => ({ record: `query:${index}`, expr }));
+  test("every query of the dashboard and of the autoscaler", async () => {
+    const recorded = [...queries, ...triggers].map(({ expr }, index) => ({ record: `query:${index}`, expr }));
     const path = join(temporaryFolder(), "queries.yml");
     writeFileSync(path, JSON.stringify({ groups: [{ name: "dashboard", rules: recorded }] }));
     const { code, output } = await promtool(["check", "rules", path]);
@@ -104,6 +113,11 @@ describe("a running program has every metric that is asked for in", () => {
   });
 
   test.each(alerts)("the alert $alert", ({ expr }) => {
+    expect(metricsOf(expr)).not.toEqual([]);
+    expect(unknown(expr)).toEqual([]);
+  });
+
+  test.each(triggers)("the autoscaler: $expr", ({ expr }) => {
     expect(metricsOf(expr)).not.toEqual([]);
     expect(unknown(expr)).toEqual([]);
   });
