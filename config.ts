@@ -82,13 +82,15 @@ function readQueue(read: Reader, dir: string): QueueConfig {
 
 function readStore(read: Reader, dir: string, problems: string[]): StoreAddress {
   const url = read.url("REDIS_URL", ["redis:", "rediss:"]);
-  const nodes = read.pattern("REDIS_CLUSTER_NODES", NODES, "host:port, with commas between several");
+  const nodes = read.text("REDIS_CLUSTER_NODES");
   const waitReplicas = read.integer("REDIS_WAIT_REPLICAS", 0, 0, 5);
   // Each is a script of its own in every batch: a few more than there will ever be masters.
   const shards = read.integer("REDIS_SHARDS", 16, 2, 256);
   if (!nodes) return url ? { kind: "redis", url, waitReplicas } : { kind: "sqlite", path: join(dir, "orders.db") };
+  // The value may hold a password.
+  if (!NODES.test(nodes)) problems.push("REDIS_CLUSTER_NODES must be host:port, with commas between several");
   if (url) problems.push("REDIS_URL and REDIS_CLUSTER_NODES are both set: name one of them");
-  return { kind: "cluster", shards, waitReplicas, ...readNodes(nodes) };
+  return { kind: "cluster", shards, waitReplicas, ...(NODES.test(nodes) ? readNodes(nodes) : { nodes: [] }) };
 }
 
 const NODE = String.raw`(rediss?:\/\/([^\s,@/]*@)?)?[\w.-]+:\d+`;

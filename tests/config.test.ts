@@ -78,6 +78,19 @@ describe("readConfig()", () => {
     expect(readConfig(env as Record<string, string>).tracing).toEqual(tracing as never);
   });
 
+  test.each([
+    ["r1:6379", { nodes: ["r1:6379"] }],
+    ["r1:6379, 10.0.0.2:7000 ,r-3.internal:6379", { nodes: ["r1:6379", "10.0.0.2:7000", "r-3.internal:6379"] }],
+    [
+      "rediss://shop:p%40ss@r1:6379,r2:6379",
+      { nodes: ["r1:6379", "r2:6379"], username: "shop", password: "p@ss", tls: true },
+    ],
+    ["redis://:secret@r1:6379", { nodes: ["r1:6379"], password: "secret" }],
+  ])("reads the cluster nodes %s", (text, address) => {
+    const { store } = readConfig({ REDIS_CLUSTER_NODES: text, REDIS_WAIT_REPLICAS: "1" });
+    expect(store).toEqual({ kind: "cluster", shards: 16, waitReplicas: 1, ...address });
+  });
+
   test("takes an empty value for an unset one", () => {
     expect(readConfig({ PORT: "", REDIS_URL: " ", API_KEY: "", SQS_QUEUE_NAME: "" })).toEqual(readConfig({}));
   });
@@ -104,7 +117,13 @@ describe("readConfig()", () => {
     [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
     [{ REDIS_URL: "http://r" }, /^REDIS_URL must be a URL that begins with redis:\/\/ or rediss:\/\/$/],
     [{ REDIS_URL: "localhost:6379" }, /^REDIS_URL must be/],
-    [{ REDIS_CLUSTER_NODES: "a:1,b:2" }, /^REDIS_CLUSTER_NODES is not supported yet/],
+    ...["a", "a:1,", "a:x", "a:1 b:2", "http://a:1", "redis://u:p w@a:1"].map(
+      (REDIS_CLUSTER_NODES) =>
+        [{ REDIS_CLUSTER_NODES }, /^REDIS_CLUSTER_NODES must be host:port, with commas/] as const,
+    ),
+    [{ REDIS_CLUSTER_NODES: "a:1", REDIS_URL: "redis://r" }, /^REDIS_URL and REDIS_CLUSTER_NODES are both set/],
+    [{ REDIS_SHARDS: "1" }, /^REDIS_SHARDS must be an integer from 2 to 256/],
+    [{ REDIS_WAIT_REPLICAS: "-1" }, /^REDIS_WAIT_REPLICAS must be an integer from 0 to 5/],
   ])("refuses %j", (env, message) => {
     const problems = problemsOf(env as Record<string, string>);
     expect(problems).toHaveLength(1);
@@ -117,6 +136,7 @@ describe("readConfig()", () => {
 
   test("does not repeat a password", () => {
     expect(problemsOf({ REDIS_URL: "redi://user:secret@host" }).join()).not.toContain("secret");
+    expect(problemsOf({ REDIS_CLUSTER_NODES: "redi://user:secret@host" }).join()).not.toContain("secret");
   });
 
   test("refuses the embedded halves in production", () => {
