@@ -181,8 +181,9 @@ export async function connectCluster({ nodes, username, password, tls }: Cluster
   });
   defineScripts(cluster);
   let reason: unknown;
-  cluster.on("error", (error) => {
-    reason = error;
+  // Of "Failed to refresh slots cache" only the node knows why.
+  cluster.on("error", (error: Error & { lastNodeError?: Error }) => {
+    reason = error.lastNodeError ?? error;
   });
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Error("it is not ready")), COMMAND_TIMEOUT_MS);

@@ -93,7 +93,7 @@ export async function connectRedis(url: string): Promise<Redis> {
 /** What an operator can act on, where ioredis speaks of its own insides. */
 export function reasonOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  if (/ECONNREFUSED|Failed to connect/.test(message)) return "connection refused. Start it, or check REDIS_URL";
+  if (/ECONNREFUSED|Failed to connect/.test(message)) return "connection refused. Start it, or check its address";
   if (/isn't writeable|Connection is closed|max retries/i.test(message)) return "not connected";
   if (/Command timed out|Socket timeout/.test(message)) return `no answer within ${COMMAND_TIMEOUT_MS / 1000} s`;
   return message;

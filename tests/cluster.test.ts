@@ -168,6 +168,20 @@ describe("a slot that moves to another node", () => {
   });
 });
 
+test("opening rejects with one sentence when there is no cluster, or none that lets us in", async () => {
+  const address = (nodes: string[]) => ({ ...cluster.address(), nodes }) as StoreAddress;
+  await expect(open(address(["127.0.0.1:1"]))).rejects.toThrow(
+    "Cannot reach the Redis cluster at 127.0.0.1:1: not connected",
+  );
+  await expect(open(address([`127.0.0.1:${redis.port}`]))).rejects.toThrow("cluster support disabled");
+  for (const port of cluster.ports) await cli(port, "ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all");
+  const shop = cluster.address({ username: "shop", password: "secret" });
+  await using opened = await open(shop);
+  expect(await opened.store.record([order()])).toEqual(["recorded"]);
+  const wrong = cluster.address({ username: "shop", password: "guess" });
+  await expect(open(wrong)).rejects.toThrow("WRONGPASS");
+});
+
 describe("REDIS_WAIT_REPLICAS", () => {
   test("nothing is answered that a replica does not have, and it counts once when the replica is back", async () => {
     await using opened = await open(cluster.address({ waitReplicas: 1 }));
