@@ -4,7 +4,8 @@ import type { StoreAddress } from "./store/open.ts";
 
 /** Everything the program can be told. Made once by `readConfig`; nothing else reads the environment. */
 export interface Config {
-  http: { host: string; port: number; apiKey?: string; requestsPerMinute?: number };
+  /** `api` off: probes and metrics are answered, nothing else. */
+  http: { host: string; port: number; api: "on" | "off"; apiKey?: string; requestsPerMinute?: number };
   queue: QueueConfig;
   store: StoreAddress;
   consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
@@ -43,6 +44,7 @@ export function readConfig(env: Environment): Config {
     http: {
       host: read.text("HOST") ?? "127.0.0.1",
       port: read.integer("PORT", 8000, 0, 65_535),
+      api: read.oneOf("API", ["on", "off"], "on"),
       ...(apiKey && { apiKey }),
       ...(requestsPerMinute > 0 && { requestsPerMinute }),
     },
@@ -58,6 +60,9 @@ export function readConfig(env: Environment): Config {
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },
     ...(tracing && { tracing }),
   };
+  if (config.consumer.workers === 0 && config.http.api === "off") {
+    problems.push("CONSUMER_WORKERS=0 and API=off leave nothing to do: set one of the two");
+  }
   if (read.text("NODE_ENV") === "production") refuseEmbedded(config, problems);
   if (problems.length > 0) throw new ConfigError(problems);
   return config;

@@ -151,7 +151,7 @@ function announce({ queue, store, consumer, http, log: { pretty } }: Config, { u
     log.warn({ event: "no_api_key", msg: `everybody who reaches ${http.host} can read the numbers: set API_KEY` });
   const where = {
     api: url,
-    docs: `${url}/docs`,
+    ...(http.api === "on" && { docs: `${url}/docs` }),
     queue: queueUrl,
     store: store.kind,
     workers: consumer.workers,

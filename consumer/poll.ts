@@ -6,20 +6,23 @@ const IDLE_WAIT_SECONDS = 20;
 /** Of several lanes each waits briefly, so that all but one are gone a second after the load. */
 const BUSY_WAIT_SECONDS = 1;
 const FULL_BATCH = 10;
+/** Where there are messages, a receive brings them in some ten milliseconds; one that is older only waits for some. */
+const ANSWER_MS = 250;
 const FIRST_ERROR_PAUSE_MS = 100;
 const MAX_ERROR_PAUSE_MS = 5_000;
 
 /**
  * One step: receive at most ten messages and settle them. Answers how many there were, and a promise of their deletes,
- * which need not be waited for before the next step.
+ * which need not be waited for before the next step. `cutOff` ends the receive, `stopping` a hold.
  */
 export async function pollOnce(
   parts: ConsumerParts,
   waitTimeSeconds: number,
   stopping: AbortSignal,
+  cutOff = stopping,
   onReceived = () => {},
 ): Promise<{ received: number; deleted: Promise<void> }> {
-  const messages = await parts.queue.receive(waitTimeSeconds, stopping);
+  const messages = await parts.queue.receive(waitTimeSeconds, cutOff);
   onReceived();
   if (messages.length === 0) return { received: 0, deleted: Promise.resolve() };
   const batch = parts.traced === undefined ? parts : parts.traced(parts, messages);
@@ -50,6 +53,14 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
   let errorsInARow = 0;
   let lastError = "";
   let settlingFails = false;
+  const cutOff = new AbortController();
+  let cutting: NodeJS.Timeout | undefined;
+
+  /** Cut off with its answer on the way, a receive would leave its messages hidden from all, and received once for nothing. */
+  function cutOffWhenIdle() {
+    const idleMs = performance.now() - progressAt;
+    cutting = setTimeout(() => cutOff.abort(), Math.max(0, ANSWER_MS - idleMs));
+  }
 
   async function lane(): Promise<void> {
     let deleting = Promise.resolve();
@@ -57,7 +68,7 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
     /** While there is more to receive, the deletes of one batch run beside the receive of the next. */
     async function step(onReceived: () => void): Promise<number> {
       const waitTimeSeconds = lanes > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS;
-      const { received, deleted } = await pollOnce(parts, waitTimeSeconds, stopping, onReceived);
+      const { received, deleted } = await pollOnce(parts, waitTimeSeconds, stopping, cutOff.signal, onReceived);
       const before = deleting;
       deleting = received > 0 ? deleted.then(afterSuccess) : deleted;
       // Heard when it is awaited, which may be after the next receive.
@@ -123,8 +134,10 @@ export function startPolling(parts: ConsumerParts, concurrency: number, stopping
 
   async function untilAllLanesEnd() {
     while (ending.size > 0) await Promise.all(ending);
+    clearTimeout(cutting);
   }
 
+  stopping.addEventListener("abort", cutOffWhenIdle, { once: true });
   openLane();
   return {
     done: untilAllLanesEnd(),

@@ -25,6 +25,8 @@ export type ApiParts = HealthParts &
     monitor: Monitor;
     /** Aborted when the process stops: event streams end then. */
     stopping: AbortSignal;
+    /** Off: probes and metrics alone. */
+    api: "on" | "off";
     apiKey?: string;
     /** Of one client address; no limit where absent. */
     requestsPerMinute?: number;
@@ -36,6 +38,11 @@ type Timed = { startedAt?: number };
 
 /** Open without a key: a load balancer has none. */
 const OPEN_ROUTES = ["/", "/health", "/ready"];
+/** For those who ask for what is not there. */
+const ADVICE = {
+  on: "see /docs for what there is",
+  off: "this process counts orders and leaves the API to others (API=off)",
+};
 
 /** The whole API; it listens where `index.ts` says. */
 export function createApp(parts: ApiParts) {
@@ -64,7 +71,7 @@ export function createApp(parts: ApiParts) {
         );
       }
     })
-    .onError(errorTable(log, () => routes))
+    .onError(errorTable(log, () => routes, ADVICE[parts.api]))
     .onAfterResponse(({ request, route, set }) => {
       const now = performance.now();
       // Where there is no route there was nothing to wait for.
@@ -76,16 +83,23 @@ export function createApp(parts: ApiParts) {
       );
     })
     .use(limitRequests(parts.requestsPerMinute))
-    .use(docsRoutes())
     .use(healthRoutes({ ...parts, depth }))
+    .use(metricsRoutes({ ...parts, depth, registry }))
+    // The type is that of the whole either way: clients are typed by it.
+    .use(parts.api === "on" ? readerRoutes(parts) : (new Elysia() as unknown as ReturnType<typeof readerRoutes>));
+  routes = app.routes;
+  return app;
+}
+
+/** For those who read the numbers; the other routes are for those who run the process. */
+function readerRoutes(parts: ApiParts) {
+  return new Elysia({ name: "readers" })
+    .use(docsRoutes())
     .use(statsRoutes(parts))
     .use(userRoutes(parts))
     .use(orderRoutes(parts))
     .use(eventRoutes(parts))
-    .use(dashboardRoutes())
-    .use(metricsRoutes({ ...parts, depth, registry }));
-  routes = app.routes;
-  return app;
+    .use(dashboardRoutes());
 }
 
 /** Probes are never refused: a load balancer would take the process for dead. */

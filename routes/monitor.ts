@@ -132,6 +132,8 @@ export function startMonitor({ reads, depth, workers, outcomes }: MonitorParts) 
     while (!stopped) {
       await look();
       if (watchers.size > 0) await tell();
+      // Asked for in the middle of a look.
+      if (stopped) break;
       const { promise, resolve } = Promise.withResolvers<void>();
       wake = resolve;
       const timer = setTimeout(resolve, watchers.size > 0 ? WATCHED_MS : SAMPLE_MS);

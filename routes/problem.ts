@@ -56,8 +56,11 @@ export function problemOf(status: number, detail: string): string {
   return JSON.stringify({ type: "about:blank", title: STATUS_CODES[status], status, detail });
 }
 
-/** The one table of errors. What is not in it is ours: logged for the operator, never shown. */
-export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandler {
+/**
+ * The one table of errors. What is not in it is ours: logged for the operator, never shown. `advice` ends the sentence
+ * for those who ask for what is not there.
+ */
+export function errorTable(log: Log, routes: () => readonly Route[], advice: string): ErrorHandler {
   return ({ code, error, set, path, request }) => {
     if (error instanceof Problem) {
       // For people: their browser asks for the key, as anybody's password, and sends it from then on. It knows one
@@ -74,7 +77,7 @@ export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandl
       case "INVALID_COOKIE_SIGNATURE":
         return answerProblem(set, 400, "The request cannot be parsed");
       case "NOT_FOUND":
-        return answerUnknownRoute(set, routes(), request.method, path);
+        return answerUnknownRoute(set, routes(), request.method, path, advice);
       default:
         log.error({ event: "request_failed", path, error });
         return answerProblem(set, 500, "Something went wrong on our side; the log of the service says what");
@@ -82,9 +85,9 @@ export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandl
   };
 }
 
-function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string) {
+function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string, advice: string) {
   const allowed = routes.filter((route) => matches(route.path, path)).map((route) => route.method);
-  if (allowed.length === 0) return answerProblem(set, 404, `There is nothing at ${path}: see /docs for what there is`);
+  if (allowed.length === 0) return answerProblem(set, 404, `There is nothing at ${path}: ${advice}`);
   set.headers.allow = allowed.join(", ");
   return answerProblem(set, 405, `${method} is not possible here, only ${allowed.join(", ")}`);
 }

@@ -2,6 +2,7 @@
 
 import { dashboard } from "./bench/dashboard.ts";
 import { drain } from "./bench/drain.ts";
+import { fleet } from "./bench/fleet.ts";
 import { http } from "./bench/http.ts";
 import { latency } from "./bench/latency.ts";
 import { memory } from "./bench/memory.ts";
@@ -26,11 +27,12 @@ const OPTIONS = {
   days: { ...INTEGER, fallback: 2, about: "of the orders: a backlog is seldom longer" },
   "board-users": { ...INTEGER, fallback: 1_000_000, about: "of http" },
   seconds: { ...INTEGER, about: "of load at a time: latency 10, http 5" },
-  workers: { ...INTEGER, about: "the program's own default; memory 4" },
+  workers: { ...INTEGER, about: "the program's own default; fleet 1, memory 4" },
   concurrency: { ...INTEGER, about: "the program's own default" },
 } as const;
 const SUITES: Record<string, (options: Options) => Promise<Table[]>> = {
   drain,
+  fleet,
   latency,
   http,
   dashboard,
@@ -45,6 +47,7 @@ const bench = createCommand({
   usage: "bun run bench [suite ...] [options]",
   words: {
     drain: "empties a full queue: the program, bare loops of the AWS SDK and of fetch, npm's sqs-consumer",
+    fleet: "one, two, four and eight processes on one queue: rate, cost, and their shares of it",
     latency: "from sending an order until the API shows it, at 100 and 1,000 orders/s",
     http: "the API beside a bare Bun.serve with ioredis, a million users on the boards",
     dashboard: "a drain with a hundred of them open, and from sending an order until a browser shows it",
@@ -58,7 +61,7 @@ the side's. The published numbers are those of the examples.`,
   exitCodes: { 0: "measured" },
   examples: [
     "bun run bench drain --orders 50000,500000 --users 1000,100000",
-    "bun run bench latency http dashboard memory stores",
+    "bun run bench fleet latency http dashboard memory stores",
   ],
   run,
 });

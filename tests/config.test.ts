@@ -16,7 +16,7 @@ function problemsOf(env: Record<string, string>): string[] {
 describe("readConfig()", () => {
   test("with nothing set names the embedded queue and store on loopback", () => {
     expect(readConfig({})).toMatchObject({
-      http: { host: "127.0.0.1", port: 8000 },
+      http: { host: "127.0.0.1", port: 8000, api: "on" },
       queue: { kind: "embedded", name: "orders-queue", port: 4566 },
       store: { kind: "sqlite", path: ".data/orders.db" },
       consumer: { onValueMismatch: "correct" },
@@ -109,6 +109,8 @@ describe("readConfig()", () => {
       { ...COLLECTOR, OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "10%" },
       /^OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1$/,
     ],
+    [{ API: "no" }, /^API must be one of on, off: got "no"$/],
+    [{ API: "off", CONSUMER_WORKERS: "0" }, /^CONSUMER_WORKERS=0 and API=off leave nothing to do/],
     [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
     [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
     ...["a b", ".fifo", "a.fifo.fifo", "a.fifo-b", "a.FIFO", "q".repeat(77), `${"q".repeat(72)}.fifo`].map(

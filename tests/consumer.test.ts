@@ -445,6 +445,24 @@ describe("startPolling()", () => {
     expect(await c.outcomes()).toMatchObject({ counted: 1 });
   });
 
+  test("a stop waits for a batch that is on its way, and settles it", async () => {
+    await using c = await consumer({
+      queue: (real) => ({
+        receive: async (wait, signal) => {
+          const messages = await real.receive(wait, signal);
+          c.stopping.abort();
+          await Bun.sleep(50); // the network's
+          signal.throwIfAborted();
+          return messages;
+        },
+      }),
+    });
+    await c.queue.send([body()]);
+    await startPolling(c.parts, 2, c.stopping.signal).done;
+    expect(await c.queue.depth()).toEqual(NO_MESSAGES);
+    expect(await c.outcomes()).toMatchObject({ counted: 1 });
+  });
+
   test("receives the next batch while the last one is being deleted, and deletes it before the end", async () => {
     let release = () => {};
     const held = new Promise<void>((resolve) => {

@@ -3,7 +3,7 @@ import { Elysia } from "elysia";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
 import { eventRoutes } from "../routes/events.ts";
-import type { State } from "../routes/monitor.ts";
+import { type State, startMonitor } from "../routes/monitor.ts";
 import { openStore } from "../store/open.ts";
 import type { Store } from "../store/store.ts";
 import { order } from "./support/orders.ts";
@@ -128,6 +128,21 @@ describe("/events", () => {
     await ended;
     expect(performance.now() - from).toBeLessThan(2_000);
   });
+});
+
+test("a monitor that is stopped in the middle of a look does not wait for the next one", async () => {
+  const looking = Promise.withResolvers<{ value: { orders: number; cents: number }; asOfMs: number }>();
+  const monitor = startMonitor({
+    reads: { global: () => looking.promise },
+    depth: async () => ({ visible: 0, inFlight: 0, deadLetter: 0 }),
+    workers: () => [],
+    outcomes: async () => ({ counted: 0, corrected: 0, duplicate: 0, rejected: 0 }),
+  });
+  const from = performance.now();
+  const stopped = monitor.stop();
+  looking.resolve({ value: { orders: 0, cents: 0 }, asOfMs: Date.now() });
+  await stopped;
+  expect(performance.now() - from).toBeLessThan(500);
 });
 
 test("a reader that does not read is dropped, and costs no memory meanwhile", async () => {

@@ -4,8 +4,16 @@ import { type Emulator, startEmulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { body } from "./support/orders.ts";
-import { eventsOf, type Program, spawnProgram, startProgram, temporaryFolder } from "./support/program.ts";
-import { deadLettersOf, freshFifoQueue, freshQueue, releaseAll, startTestEmulator, takeAll } from "./support/queues.ts";
+import { AWS, eventsOf, type Program, shop, spawnProgram, startProgram, temporaryFolder } from "./support/program.ts";
+import {
+  deadLettersOf,
+  freshFifoQueue,
+  freshQueue,
+  isEmpty,
+  releaseAll,
+  startTestEmulator,
+  takeAll,
+} from "./support/queues.ts";
 import { freePort, type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -20,22 +28,6 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all([redisServer.stop(), emulator.stop()]));
 
-const AWS = { AWS_REGION: "us-east-1", AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" };
-
-/** The environment of a program on a queue of the emulator and a store in Redis. */
-const shop = (queue: Queue, redisUrl: string, extra: Record<string, string> = {}) => ({
-  ...AWS,
-  AWS_ENDPOINT_URL: queue.address.endpoint ?? "",
-  SQS_QUEUE_URL: queue.address.url,
-  REDIS_URL: redisUrl,
-  CONSUMER_WORKERS: "2",
-  ...extra,
-});
-
-const isEmpty = async (queue: Queue) => {
-  const { visible, inFlight } = await queue.depth();
-  return visible + inFlight === 0;
-};
 const totalOrders = async (program: Program) =>
   ((await (await program.get("/stats/global")).json()) as { total_orders: number }).total_orders;
 const health = async (program: Program) => {

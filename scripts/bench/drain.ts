@@ -5,6 +5,7 @@ import { generateOrders } from "./orders.ts";
 import { type Child, cpuMicros, spawn, waitFor } from "./processes.ts";
 import { startEmulator, startProgram, startRedis } from "./rig.ts";
 import { compare, type Measurement, type Table } from "./rounds.ts";
+import type { Sqs } from "./sqs.ts";
 
 /** Two do the whole work of the program, and need Redis; the loops receive and delete, nothing else. */
 const SIDES = {
@@ -38,37 +39,46 @@ export async function drainOnce(command: string[], records: boolean, setting: Se
   await using emulator = await startEmulator();
   await using redis = records ? await startRedis() : undefined;
   const { sqs } = emulator;
-  const expected = await sqs.fill(generateOrders(setting, { mismatch: 2, duplicates: 2 }), setting.orders);
+  const orders = await sqs.fill(generateOrders(setting, { mismatch: 2, duplicates: 2 }), setting.orders);
   await using consumer = startProgram(command, { ...setting, emulator, redis });
   if (setting.watchers) await waitFor(consumer, () => fetch(consumer.url));
   await using _watchers = setting.watchers ? startWatchers(consumer.url, setting.watchers) : undefined;
-  const measurement = await observe(sqs.left, setting.orders, consumer, redis);
-  await waitFor(consumer, async () => (await sqs.left()) === 0);
-  // Whoever is fast because it loses orders is not measured.
-  const counted = (await redis?.store.global())?.orders ?? expected;
-  if (counted !== expected) throw new Error(`${command} counted ${counted} of ${expected} orders`);
-  return { ...measurement, requestsPerOrder: (await sqs.requests()) / setting.orders };
+  return await observe(sqs, { messages: setting.orders, orders }, [consumer], redis);
 }
 
-/** Between 95 % and 5 % of the queue, from outside: neither starts nor last long polls count, and all sides are alike. */
-async function observe(left: () => Promise<number>, orders: number, consumer: Child, redis: Child | undefined) {
+/**
+ * Between 95 % and 5 % of the queue, from outside: neither starts nor last long polls count, and all sides are alike.
+ * Waits until the queue is empty. Rejects where it held more or fewer orders than were counted.
+ */
+export async function observe(
+  sqs: Sqs,
+  sent: { messages: number; orders: number },
+  consumers: readonly Child[],
+  redis: Awaited<ReturnType<typeof startRedis>> | undefined,
+): Promise<Measurement> {
+  const [consumer] = consumers as [Child];
   const sample = async () => ({
-    left: await left(),
+    left: await sqs.left(),
     atMs: performance.now(),
-    cpu: cpuMicros(consumer),
+    cpu: consumers.reduce((sum, each) => sum + cpuMicros(each), 0),
     redisCpu: redis ? cpuMicros(redis) : 0,
   });
   let first = await sample();
   const last = await waitFor(consumer, async () => {
     const now = await sample();
-    if (now.left > orders * 0.95) first = now;
-    return now.left < orders * 0.05 && now;
+    if (now.left > sent.messages * 0.95) first = now;
+    return now.left < sent.messages * 0.05 && now;
   });
+  await waitFor(consumer, async () => (await sqs.left()) === 0);
+  // Whoever is fast because it loses orders is not measured.
+  const counted = (await redis?.store.global())?.orders ?? sent.orders;
+  if (counted !== sent.orders) throw new Error(`${counted} of ${sent.orders} orders were counted`);
   const done = first.left - last.left;
   return {
     ordersPerSecond: done / ((last.atMs - first.atMs) / 1000),
     cpuMicrosPerOrder: (last.cpu - first.cpu) / done,
     ...(redis && { redisMicrosPerOrder: (last.redisCpu - first.redisCpu) / done }),
+    requestsPerOrder: (await sqs.requests()) / sent.messages,
   };
 }
 

@@ -13,9 +13,9 @@ import { locateQueue } from "../../queue/setup.ts";
 import { generate } from "../../scripts/generator.ts";
 import { auditStore } from "../../store/audit.ts";
 import { openStore, type StoreAddress } from "../../store/open.ts";
-import { deadLettersOf, takeAll } from "../support/queues.ts";
+import { deadLettersOf, isEmpty, startEmulatorProcess, takeAll } from "../support/queues.ts";
 import { cli, type RedisCluster, startRedisCluster } from "../support/redis-cluster.ts";
-import { freePort, type RedisServer, startRedisServer } from "../support/redis-server.ts";
+import { type RedisServer, startRedisServer } from "../support/redis-server.ts";
 import { waitFor } from "../support/wait-for.ts";
 import { createModel } from "./model.ts";
 import { type FaultProxy, LINES, QUEUE_FAULTS, type QueueFault, startFaultProxy } from "./proxy.ts";
@@ -246,11 +246,6 @@ async function repeat(times: number, act: (index: number) => Promise<void>) {
   for (let index = 0; index < times; index++) await act(index);
 }
 
-async function isEmpty(queue: Queue): Promise<boolean> {
-  const { visible, inFlight } = await queue.depth();
-  return visible + inFlight === 0;
-}
-
 /** The emulator, Redis, and the programs, each behind a proxy of its own. */
 async function openWorld(random: Random, kind: FaultOptions["cluster"]) {
   await using parts = new AsyncDisposableStack();
@@ -370,26 +365,6 @@ function superviseProgram(url: string, store: Record<string, string>, proxy: Fau
   }
 
   return { die, stop };
-}
-
-/** In memory, in a process of its own: the drains of a long run must not wait for a disk. */
-async function startEmulatorProcess() {
-  const port = freePort();
-  const source = `import { startFauxqs } from "fauxqs";
-    await startFauxqs({ port: ${port}, listenHost: "127.0.0.1", host: "", logger: false });`;
-  const child = Bun.spawn([process.execPath, "-e", source], { cwd: ROOT, stdout: "ignore", stderr: "inherit" });
-  const endpoint = `http://127.0.0.1:${port}`;
-  await waitFor("the emulator", () =>
-    fetch(`${endpoint}/health`).then(
-      (answer) => answer.ok,
-      () => false,
-    ),
-  );
-  async function stop() {
-    child.kill("SIGKILL");
-    await child.exited;
-  }
-  return { endpoint, stop };
 }
 
 async function createQueue(endpoint: string): Promise<string> {

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Queue } from "../../queue/queue.ts";
 import { waitFor } from "./wait-for.ts";
 
 const ROOT = join(import.meta.dir, "../..");
@@ -14,6 +15,18 @@ export interface Program {
   kill(signal: NodeJS.Signals): void;
   get(path: string): Promise<Response>;
 }
+
+export const AWS = { AWS_REGION: "us-east-1", AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" };
+
+/** The environment of a program on a queue of an emulator and a store in Redis. */
+export const shop = ({ address }: Queue, redisUrl: string, extra: Record<string, string> = {}) => ({
+  ...AWS,
+  AWS_ENDPOINT_URL: address.endpoint ?? "",
+  SQS_QUEUE_URL: address.url,
+  REDIS_URL: redisUrl,
+  CONSUMER_WORKERS: "2",
+  ...extra,
+});
 
 /** A folder that is gone when the test process ends. */
 export function temporaryFolder(): string {
@@ -60,7 +73,9 @@ export async function startProgram(
   file?: string,
 ): Promise<Program> {
   const { child, output } = spawnProgram(env, wrapper, file);
-  await waitFor("the program to start", () => output().includes('"started"') || child.exitCode !== null);
+  const begun = () => output().includes('"started"') || child.exitCode !== null;
+  // Several that start at once on a busy machine take seconds.
+  await waitFor("the program to start", begun, 30_000).catch(() => child.kill("SIGKILL"));
   const started = eventsOf(output()).find(({ event }) => event === "started");
   if (!started) throw new Error(`The program did not start: ${output()}`);
   return {

@@ -6,6 +6,8 @@ import { type Emulator, startEmulator } from "../../queue/emulator.ts";
 import { type Message, openQueue, type Queue } from "../../queue/queue.ts";
 import { locateQueue } from "../../queue/setup.ts";
 import { temporaryFolder } from "./program.ts";
+import { freePort } from "./redis-server.ts";
+import { waitFor } from "./wait-for.ts";
 
 let next = 0;
 
@@ -20,6 +22,23 @@ export async function startTestEmulator(dir = join(temporaryFolder(), "queue")):
 export async function startFastEmulator(): Promise<Emulator> {
   const server = await startFauxqs({ port: 0, listenHost: "127.0.0.1", host: "", logger: false });
   return { endpoint: `http://127.0.0.1:${server.port}`, stop: () => server.stop() };
+}
+
+/** The same in a process of its own, for whole programs that take many. */
+export async function startEmulatorProcess() {
+  const port = `${freePort()}`;
+  const command = [process.execPath, join(import.meta.dir, "emulator-process.ts"), port];
+  const child = Bun.spawn(command, { stdout: "ignore", stderr: "inherit" });
+  const endpoint = `http://127.0.0.1:${port}`;
+  const answers = async () => (await fetch(`${endpoint}/health`).catch(() => undefined))?.ok;
+  await waitFor("the emulator", answers, 30_000);
+  async function stop() {
+    child.kill("SIGKILL");
+    await child.exited;
+  }
+  /** Messages handed out since the start, of all queues: one that is received again is another. */
+  const deliveries = async () => Number(await (await fetch(`${endpoint}/deliveries`)).text());
+  return { endpoint, deliveries, stop };
 }
 
 /** A queue that no other test uses, with its dead-letter queue; set up otherwise where the test needs it. */
@@ -44,6 +63,12 @@ export async function freshQueue(
 
 /** The same as a FIFO queue. */
 export const freshFifoQueue = (emulator: Emulator) => freshQueue(emulator, {}, 5, ".fifo");
+
+/** Whether nothing is left in a queue, in flight or visible. */
+export async function isEmpty(queue: Queue): Promise<boolean> {
+  const { visible, inFlight } = await queue.depth();
+  return visible + inFlight === 0;
+}
 
 /** Takes everything that is visible, deleting it. */
 export async function takeAll(queue: Queue): Promise<Message[]> {
