@@ -40,6 +40,7 @@ export function readConfig(env: Environment): Config {
   const apiKey = read.text("API_KEY");
   const requestsPerMinute = read.integer("RATE_LIMIT", 0, 0, 1_000_000);
   const tracing = readTracing(read, problems);
+  const store = readStore(read, dir, problems);
   const config: Config = {
     http: {
       host: read.text("HOST") ?? "127.0.0.1",
@@ -49,12 +50,13 @@ export function readConfig(env: Environment): Config {
       ...(requestsPerMinute > 0 && { requestsPerMinute }),
     },
     queue: readQueue(read, dir),
-    store: readStore(read, dir, problems),
+    store,
     consumer: {
       // More than four workers per process gain nothing: Redis or the queue is the limit by then.
       workers: read.integer("CONSUMER_WORKERS", Math.min(availableParallelism(), 4), 0, 64),
       // Measured: 4 and 8 leave the CPU idle between answers, 32 gains nothing over 16 and holds twice the messages.
-      concurrency: read.integer("CONSUMER_CONCURRENCY", 16, 1, 64),
+      // A cluster has a script in every shard for each batch, which cost half with four times as many orders in them.
+      concurrency: read.integer("CONSUMER_CONCURRENCY", store.kind === "cluster" ? 64 : 16, 1, 64),
       onValueMismatch: read.oneOf("ON_VALUE_MISMATCH", ["correct", "reject"], "correct"),
     },
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },

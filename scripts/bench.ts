@@ -7,6 +7,7 @@ import { http } from "./bench/http.ts";
 import { latency } from "./bench/latency.ts";
 import { memory } from "./bench/memory.ts";
 import type { Spread, Table } from "./bench/rounds.ts";
+import { endurance, scale } from "./bench/scale.ts";
 import { stores } from "./bench/stores.ts";
 import { type Context, createCommand, type Result, type Values } from "./command.ts";
 
@@ -38,7 +39,10 @@ const SUITES: Record<string, (options: Options) => Promise<Table[]>> = {
   dashboard,
   memory,
   stores,
+  scale,
 };
+/** Only by name: it takes a quarter of an hour. */
+const LONG: typeof SUITES = { endurance };
 
 export type Options = Values<typeof OPTIONS> & Pick<Context, "progress">;
 
@@ -53,6 +57,8 @@ const bench = createCommand({
     dashboard: "a drain with a hundred of them open, and from sending an order until a browser shows it",
     memory: "of the process over a million orders, of Redis for an order and for a user; the start",
     stores: "record() alone, Redis and SQLite",
+    scale: "every part on a core of its own, one Redis and three masters, and what that comes to for many processes",
+    endurance: "only by name: ten million orders of a million users in one run, a quarter of an hour",
   },
   several: true,
   options: OPTIONS,
@@ -69,7 +75,7 @@ the side's. The published numbers are those of the examples.`,
 async function run(options: Values<typeof OPTIONS>, { words, progress, print }: Context): Promise<Result> {
   const tables: Table[] = [];
   for (const name of words.length > 0 ? words : Object.keys(SUITES)) {
-    const measured = (await SUITES[name]?.({ ...options, progress })) ?? [];
+    const measured = (await { ...SUITES, ...LONG }[name]?.({ ...options, progress })) ?? [];
     if (!options.json) for (const table of measured) await print(asText(table));
     tables.push(...measured);
   }

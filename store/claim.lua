@@ -16,14 +16,17 @@ local claimed = 0
 
 for at = 1, #rows, WIDTH do
   local id, mixed, chosen, answer = rows[at], rows[at + 1], rows[at + 2], nil
-  for _, layer in ipairs(layers) do
-    local found = call("SMISMEMBER", layer.key .. chosen % layer.sets, id, mixed)
+  for index = 1, #layers - 1 do
+    local found = call("SMISMEMBER", layers[index].key .. chosen % layers[index].sets, id, mixed)
     if found[1] == 1 then answer = found[2] end
   end
   if not answer then
     local added, key = remember(layers[#layers], id, mixed, chosen, window_seconds)
     if type(added) == "table" then error("ERR " .. key .. ": " .. added.err) end
-    answer, claimed = 1, claimed + 1
+    -- Both are new, or both are there: it is this shard's. Of another's claim only the id is there.
+    if added == 1 then call("SREM", key, mixed) end
+    answer = added == 1 and 0 or 1
+    if added == 2 then claimed = claimed + 1 end
   end
   answers[#answers + 1] = answer
 end

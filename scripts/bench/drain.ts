@@ -1,9 +1,10 @@
 /** How fast a full queue is drained, and what an order costs. */
 
 import type { Options } from "../bench.ts";
+import type { GeneratedMessage } from "../generator.ts";
 import { generateOrders } from "./orders.ts";
 import { type Child, cpuMicros, spawn, waitFor } from "./processes.ts";
-import { startEmulator, startProgram, startRedis } from "./rig.ts";
+import { type StoreRig, startEmulator, startProgram, startRedis } from "./rig.ts";
 import { compare, type Measurement, type Table } from "./rounds.ts";
 import type { Sqs } from "./sqs.ts";
 
@@ -54,14 +55,16 @@ export async function observe(
   sqs: Sqs,
   sent: { messages: number; orders: number },
   consumers: readonly Child[],
-  redis: Awaited<ReturnType<typeof startRedis>> | undefined,
+  redis: Pick<StoreRig, "store" | "servers"> | undefined,
+  queue?: Child,
 ): Promise<Measurement> {
   const [consumer] = consumers as [Child];
   const sample = async () => ({
     left: await sqs.left(),
     atMs: performance.now(),
-    cpu: consumers.reduce((sum, each) => sum + cpuMicros(each), 0),
-    redisCpu: redis ? cpuMicros(redis) : 0,
+    cpu: cpuOf(consumers),
+    redisCpu: cpuOf(redis?.servers ?? []),
+    queueCpu: cpuOf(queue ? [queue] : []),
   });
   let first = await sample();
   const last = await waitFor(consumer, async () => {
@@ -78,9 +81,39 @@ export async function observe(
     ordersPerSecond: done / ((last.atMs - first.atMs) / 1000),
     cpuMicrosPerOrder: (last.cpu - first.cpu) / done,
     ...(redis && { redisMicrosPerOrder: (last.redisCpu - first.redisCpu) / done }),
+    ...(queue && { queueMicrosPerOrder: (last.queueCpu - first.queueCpu) / done }),
     requestsPerOrder: (await sqs.requests()) / sent.messages,
   };
 }
+
+/** So many wait at most, sent so many at a time: the emulator stays small, and the program has always work. */
+const [BACKLOG, PIECE] = [30_000, 5_000];
+
+/**
+ * Sends messages piece by piece until so many are sent and settled. Answers how many of them are orders to be counted;
+ * `onProgress` hears how many are settled.
+ */
+export async function drainOf(
+  program: Child,
+  sqs: Sqs,
+  messages: Iterator<GeneratedMessage, never>,
+  count: number,
+  onProgress: (settled: number) => void,
+): Promise<number> {
+  let [sent, orders] = [0, 0];
+  await waitFor(program, async () => {
+    const left = await sqs.left();
+    onProgress(sent - left);
+    const size = left < BACKLOG ? Math.min(PIECE, count - sent) : 0;
+    orders += await sqs.fill(messages, size);
+    sent += size;
+    return sent === count && left === 0;
+  });
+  return orders;
+}
+
+/** User and system time of several processes, µs. */
+export const cpuOf = (processes: readonly Child[]) => processes.reduce((sum, each) => sum + cpuMicros(each), 0);
 
 /** As many pages as `count`, without their browsers: a stream each, and the reads that a page makes every five seconds. */
 const startWatchers = (url: string, count: number) =>

@@ -2,14 +2,13 @@
 
 import { Redis } from "ioredis";
 import type { Options } from "../bench.ts";
+import { drainOf } from "./drain.ts";
 import { generateOrders, recordMany } from "./orders.ts";
 import { rssMib, waitFor } from "./processes.ts";
 import { startEmulator, startProgram, startRedis } from "./rig.ts";
 import { compare, type Measurement, type Table } from "./rounds.ts";
 
 const MARKS = { rssMibAtQuarter: 0.25, rssMibAtHalf: 0.5, rssMibAtThreeQuarters: 0.75, rssMibAtEnd: 1 };
-/** So many wait at most, sent so many at a time: the emulator stays small, and the program has always work. */
-const [BACKLOG, PIECE] = [30_000, 5_000];
 /** Time for a garbage collection after the work. */
 const IDLE_MS = 3_000;
 
@@ -31,16 +30,10 @@ async function drain(orders: number, seed: number, options: Options): Promise<Me
   const setting = { seed, users: options.users?.[0] ?? 1_000, days: options.days };
   const messages = generateOrders(setting, { mismatch: 2, duplicates: 2 });
   const measurement: Measurement = {};
-  let sent = 0;
-  await waitFor(program, async () => {
-    const left = await emulator.sqs.left();
+  await drainOf(program, emulator.sqs, messages, orders, (settled) => {
     for (const [name, part] of Object.entries(MARKS)) {
-      if (sent - left >= orders * part) measurement[name] ??= rssMib(program);
+      if (settled >= orders * part) measurement[name] ??= rssMib(program);
     }
-    const size = left < BACKLOG ? Math.min(PIECE, orders - sent) : 0;
-    await emulator.sqs.fill(messages, size);
-    sent += size;
-    return sent === orders && left === 0;
   });
   await Bun.sleep(IDLE_MS);
   return { ...measurement, rssMibIdle: rssMib(program) };

@@ -1,54 +1,105 @@
 /** What a measurement runs on: a fresh queue, a fresh Redis, and the process under test. */
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { locateQueue } from "../../queue/setup.ts";
 import { openStore } from "../../store/open.ts";
-import { freePort, spawn, waitFor } from "./processes.ts";
+import type { WholeStore } from "../../store/store.ts";
+import { type Child, freePort, spawn, waitFor } from "./processes.ts";
 import { connectSqs } from "./sqs.ts";
 
+/** Where a process may run: on one core, or anywhere where none is named. */
+const pinned = (core: number | undefined, command: string[]) =>
+  core === undefined ? command : ["taskset", "--cpu-list", `${core}`, ...command];
+
 /** An empty queue in a process of its own. */
-export async function startEmulator() {
+export async function startEmulator(core?: number) {
   const port = `${freePort()}`;
-  const child = spawn([process.execPath, "scripts/bench/sides/emulator.ts"], { PORT: port });
+  const command = pinned(core, [process.execPath, "scripts/bench/sides/emulator.ts"]);
+  const child = spawn(command, { PORT: port });
   const wanted = { name: "bench", endpoint: `http://127.0.0.1:${port}`, embedded: true };
   const address = await waitFor(child, () => locateQueue(wanted));
   return { ...child, address, sqs: connectSqs(address) };
 }
 
-/** An empty Redis and the store on it. It writes nothing to disk: what is measured is the program, not the disk. */
-export async function startRedis() {
-  const port = `${freePort()}`;
-  const child = spawn(["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], {});
-  const url = `redis://127.0.0.1:${port}`;
+/** It writes nothing to disk: what is measured is the program, not the disk. */
+function startServer(core: number | undefined, more: string[] = []) {
+  const port = freePort();
+  const files = ["--save", "", "--appendonly", "no"];
+  return {
+    ...spawn(pinned(core, ["redis-server", "--port", `${port}`, "--bind", "127.0.0.1", ...files, ...more]), {}),
+    port,
+  };
+}
+
+/** A store of the bench, with the servers that it runs on. */
+export interface StoreRig extends AsyncDisposable {
+  store: WholeStore;
+  servers: Child[];
+  env: Record<string, string>;
+}
+
+/** An empty Redis and the store on it. */
+export async function startRedis(core?: number) {
+  const child = startServer(core);
+  const url = `redis://127.0.0.1:${child.port}`;
   const store = await waitFor(child, () => openStore({ kind: "redis", url }));
   async function dispose() {
     await store.close();
     await child[Symbol.asyncDispose]();
   }
-  return { ...child, url, store, [Symbol.asyncDispose]: dispose };
+  return { store, url, servers: [child], env: { REDIS_URL: url }, [Symbol.asyncDispose]: dispose };
+}
+
+/** An empty Redis Cluster of so many masters, three or more, without replicas, and the store on it. */
+export async function startCluster(masters: number, core?: number): Promise<StoreRig> {
+  await using parts = new AsyncDisposableStack();
+  const folder = mkdtempSync(join(tmpdir(), "bench-"));
+  parts.defer(() => rmSync(folder, { recursive: true }));
+  const servers = Array.from({ length: masters }, (_, index) => {
+    const file = ["--dir", folder, "--cluster-config-file", `${index}.conf`];
+    // Its bus is ten thousand above its port where no other is given, which may be no port at all.
+    return parts.use(startServer(core, ["--cluster-enabled", "yes", "--cluster-port", `${freePort()}`, ...file]));
+  });
+  const nodes = servers.map(({ port }) => `127.0.0.1:${port}`);
+  const first = servers[0] as Child;
+  await waitFor(first, async () => {
+    await using creating = spawn(["redis-cli", "--cluster", "create", ...nodes, "--cluster-yes"], {}, "pipe");
+    return /All 16384 slots covered/.test(await creating.output());
+  });
+  const store = await waitFor(first, () =>
+    openStore({ kind: "cluster", nodes, shards: 16, waitReplicas: 0 }).catch(() => false as const),
+  );
+  parts.defer(() => store.close());
+  const owned = parts.move();
+  const env = { REDIS_CLUSTER_NODES: nodes.join() };
+  return { store, servers, env, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 interface Setting {
   emulator: Awaited<ReturnType<typeof startEmulator>>;
-  redis: { url: string } | undefined;
+  redis: { env: Record<string, string> } | undefined;
   /** Where absent, the program's own choice. */
   workers?: number | undefined;
   concurrency?: number | undefined;
+  core?: number | undefined;
 }
 
 /** Starts the program, or what is told in the same way, and does not wait until it listens. */
-export function startProgram(command: string[], { emulator: { address }, redis, workers, concurrency }: Setting) {
+export function startProgram(command: string[], { emulator: { address }, redis, ...setting }: Setting) {
   const port = `${freePort()}`;
-  const child = spawn([process.execPath, ...command], {
+  const child = spawn(pinned(setting.core, [process.execPath, ...command]), {
     AWS_REGION: "us-east-1",
     AWS_ACCESS_KEY_ID: "bench",
     AWS_SECRET_ACCESS_KEY: "bench",
     AWS_ENDPOINT_URL: address.endpoint ?? "",
     SQS_QUEUE_URL: address.url,
-    REDIS_URL: redis?.url ?? "",
+    ...redis?.env,
     PORT: port,
     LOG_LEVEL: "error",
-    CONSUMER_WORKERS: `${workers ?? ""}`,
-    CONSUMER_CONCURRENCY: `${concurrency ?? ""}`,
+    CONSUMER_WORKERS: `${setting.workers ?? ""}`,
+    CONSUMER_CONCURRENCY: `${setting.concurrency ?? ""}`,
   });
   return { ...child, url: `http://127.0.0.1:${port}` };
 }

@@ -39,7 +39,7 @@ function batchesOf(setting: Parameters<typeof generateOrders>[0], orders: number
 
 async function onRedis(batches: Order[][]): Promise<Measurement> {
   await using redis = await startRedis();
-  return await recordAll(redis.store, batches, redis);
+  return await recordAll(redis.store, batches, redis.servers[0]);
 }
 
 /** In a file of its own: the folder may hold that of the measurement before. */
