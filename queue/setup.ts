@@ -26,6 +26,8 @@ const MAX_RECEIVE_COUNT = 5;
 const VISIBILITY_TIMEOUT_SECONDS = 30;
 /** AWS's longest: rejected orders wait for a person. */
 const MAX_RETENTION_SECONDS = 14 * 24 * 3600;
+/** Together longer than the second that AWS names. */
+const [MAX_ATTEMPTS, ATTEMPT_PAUSE_MS] = [4, 500];
 /** A start that cannot reach its queue should say so while somebody is still looking. */
 const SETUP_DEADLINE_MS = 10_000;
 
@@ -33,13 +35,30 @@ const SETUP_DEADLINE_MS = 10_000;
 export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
   const client = createClient(wanted);
   try {
-    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) => locate(setupCalls(client, signal), wanted));
+    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) => locateSoon(setupCalls(client, signal), wanted));
   } catch (error) {
     throw new Error(`Cannot use the queue ${describe(wanted)}: ${reasonOf(error)}. ${adviceFor(error, wanted)}`, {
       cause: error,
     });
   } finally {
     client.destroy();
+  }
+}
+
+/**
+ * AWS may not know a queue everywhere for a second after it was created, by this process or by one that starts beside it;
+ * nor its dead-letter queue, without which rejected orders would stay in the queue.
+ */
+async function locateSoon(sqs: SetupCalls, wanted: QueueName): Promise<QueueAddress> {
+  for (let attempt = 1; ; attempt++) {
+    const last = wanted.url !== undefined || attempt === MAX_ATTEMPTS;
+    try {
+      const address = await locate(sqs, wanted);
+      if (address.deadLetterUrl || last) return address;
+    } catch (error) {
+      if (last || !(error instanceof Error && error.name === "QueueDoesNotExist")) throw error;
+    }
+    await Bun.sleep(ATTEMPT_PAUSE_MS);
   }
 }
 

@@ -95,6 +95,28 @@ describe("locateQueue()", () => {
     expect(address.deadLetterUrl).toBeUndefined();
   });
 
+  test.each(["GetQueueAttributes", "GetQueueUrl"])(
+    "waits until %s knows a queue that was just created",
+    async (action) => {
+      let left = 3;
+      const proxy = Bun.serve({
+        hostname: "127.0.0.1",
+        port: 0,
+        async fetch(request) {
+          const body = await request.text();
+          const slow = action === "GetQueueAttributes" || body.includes("slow-GetQueueUrl-dlq");
+          if (request.headers.get("x-amz-target")?.endsWith(action) && slow && left-- > 0)
+            return Response.json({ __type: "com.amazonaws.sqs#QueueDoesNotExist" }, { status: 400 });
+          return await fetch(emulator.endpoint, { method: "POST", headers: request.headers, body });
+        },
+      });
+      const address = await locateQueue({ name: `slow-${action}`, endpoint: proxy.url.origin, embedded: true });
+      expect(address.deadLetterUrl).toEndWith(`/slow-${action}-dlq`);
+      expect(left).toBeLessThanOrEqual(0);
+      await proxy.stop(true);
+    },
+  );
+
   test.each(["race", "race.fifo"])("eight processes that start at once agree on one queue %s", async (name) => {
     const wanted = { name, endpoint: emulator.endpoint, embedded: true };
     const addresses = await Promise.all(Array.from({ length: 8 }, () => locateQueue(wanted)));

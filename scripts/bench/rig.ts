@@ -53,7 +53,7 @@ export async function startRedis(core?: number) {
 }
 
 /** An empty Redis Cluster of so many masters, three or more, without replicas, and the store on it. */
-export async function startCluster(masters: number, core?: number): Promise<StoreRig> {
+export async function startCluster(masters: number, shards: number, core?: number): Promise<StoreRig> {
   await using parts = new AsyncDisposableStack();
   const folder = mkdtempSync(join(tmpdir(), "bench-"));
   parts.defer(() => rmSync(folder, { recursive: true }));
@@ -69,7 +69,7 @@ export async function startCluster(masters: number, core?: number): Promise<Stor
     return /All 16384 slots covered/.test(await creating.output());
   });
   const store = await waitFor(first, () =>
-    openStore({ kind: "cluster", nodes, shards: 16, waitReplicas: 0 }).catch(() => false as const),
+    openStore({ kind: "cluster", nodes, shards, waitReplicas: 0 }).catch(() => false as const),
   );
   parts.defer(() => store.close());
   const owned = parts.move();

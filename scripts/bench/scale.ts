@@ -10,12 +10,15 @@ import { compare, type Measurement, type Table } from "./rounds.ts";
 /** The program has one core, Redis and the queue together the other. */
 const [PROGRAM_CORE, OTHER_CORE] = [0, 1];
 const CASES = [
-  { processes: 1, masters: 1 },
-  { processes: 2, masters: 1 },
-  { processes: 1, masters: 3 },
-  { processes: 2, masters: 3 },
+  { processes: 1, masters: 1, shards: 1 },
+  { processes: 2, masters: 1, shards: 1 },
+  { processes: 1, masters: 3, shards: 16 },
+  { processes: 2, masters: 3, shards: 16 },
+  // As many as a hundred masters want.
+  { processes: 1, masters: 3, shards: 128 },
 ];
-const nameOf = ({ processes, masters }: (typeof CASES)[0]) => `${processes} × program, ${masters} × Redis`;
+const nameOf = ({ processes, masters, shards }: (typeof CASES)[0]) =>
+  `${processes} × program, ${masters} × Redis, ${shards} shards`;
 
 export async function scale(options: Options): Promise<Table[]> {
   const orders = Math.max(...(options.orders ?? [50_000]));
@@ -25,21 +28,23 @@ export async function scale(options: Options): Promise<Table[]> {
     Object.fromEntries(sides),
     options,
   );
-  const costOf = (processes: number, masters: number) => {
-    const row = measured.rows[nameOf({ processes, masters })] ?? {};
-    return (name: string) => row[name]?.median ?? 0;
+  const costsOf = (shards: number): Costs => {
+    const [name] = CASES.filter((one) => one.processes === 1 && one.shards === shards).map(nameOf);
+    const row = measured.rows[name ?? ""] ?? {};
+    return Object.fromEntries(Object.entries(row).map(([column, { median }]) => [column, median]));
   };
-  return [measured, project(costOf(1, 1), costOf(1, 3))];
+  return [measured, project(costsOf)];
 }
+type Costs = Partial<Measurement>;
 
 async function drainPinned(
-  { processes, masters }: (typeof CASES)[0],
+  { processes, masters, shards }: (typeof CASES)[0],
   messages: number,
   seed: number,
   options: Options,
 ): Promise<Measurement> {
   await using emulator = await startEmulator(OTHER_CORE);
-  await using redis = masters === 1 ? await startRedis(OTHER_CORE) : await startCluster(masters, OTHER_CORE);
+  await using redis = masters === 1 ? await startRedis(OTHER_CORE) : await startCluster(masters, shards, OTHER_CORE);
   const setting = { seed, users: options.users?.[0] ?? 1_000, days: options.days };
   const orders = await emulator.sqs.fill(generateOrders(setting, { mismatch: 2, duplicates: 2 }), messages);
   await using parts = new AsyncDisposableStack();
@@ -70,38 +75,40 @@ const MARKER_BYTES = 22.9;
 /** The same: memory of a process. */
 const PROCESS_GIB = 0.28;
 
-/** Computed, not measured: the cost of an order in each part, times the orders. */
-function project(single: (name: string) => number, cluster: (name: string) => number): Table {
-  const perProcess = (UTILISATION * 1e6) / single("cpuMicrosPerOrder");
-  const rows = [1, 10, 100, 1000].map((processes) => {
-    const ordersPerSecond = processes * perProcess;
-    const ofOneRedis = (UTILISATION * 1e6) / single("redisMicrosPerOrder");
-    const fits = ordersPerSecond <= ofOneRedis;
-    const masters = fits ? 1 : Math.ceil((ordersPerSecond * cluster("redisMicrosPerOrder")) / 1e6 / UTILISATION);
-    const cores = processes + masters * UTILISATION;
-    const markerGib = (MARKER_BYTES * (fits ? 1 : 2) * 1e6) / 2 ** 30;
-    const dollars = {
-      sqs: single("requestsPerOrder") * PRICES.millionRequests,
-      compute: ((cores / ordersPerSecond) * 1e6 * PRICES.coreHour) / 3600,
-      markers: markerGib * MONTHS_KEPT * PRICES.redisGibMonth,
-    };
+/** Groups that share nothing: each has a queue and a store of its own. A hundred processes fill a queue's quota. */
+const FLEETS = [
+  { groups: 1, processes: 1, shards: 1 },
+  { groups: 1, processes: 10, shards: 16 },
+  { groups: 1, processes: 100, shards: 128 },
+  { groups: 10, processes: 100, shards: 128 },
+];
+
+/** Computed, not measured: what an order costs in each part, times the orders. */
+function project(costsOf: (shards: number) => Costs): Table {
+  const rows = FLEETS.map(({ groups, processes, shards }) => {
+    const { cpuMicrosPerOrder = 0, redisMicrosPerOrder = 0, requestsPerOrder = 0 } = costsOf(shards);
+    const ordersPerSecond = (groups * processes * UTILISATION * 1e6) / cpuMicrosPerOrder;
+    const masters = Math.ceil((ordersPerSecond * redisMicrosPerOrder) / 1e6 / UTILISATION);
+    const coreSecondsPerMillion = (cpuMicrosPerOrder + redisMicrosPerOrder) / UTILISATION;
+    const markerGibPerMillion = (MARKER_BYTES * (shards > 1 ? 2 : 1) * 1e6) / 2 ** 30;
     const row = {
       ordersPerSecond,
-      redisMasters: Math.max(masters, fits ? 1 : 3),
-      requestsPerSecond: ordersPerSecond * single("requestsPerOrder"),
-      inFlight: ordersPerSecond * HELD_SECONDS,
-      queues: Math.ceil((ordersPerSecond * HELD_SECONDS) / MOST_IN_FLIGHT),
-      processGib: processes * PROCESS_GIB,
-      markerGibPerDay: (markerGib * ordersPerSecond * 86_400) / 1e6,
-      sqsDollars: dollars.sqs,
-      computeDollars: dollars.compute,
-      markerDollars: dollars.markers,
+      redisMasters: masters,
+      inFlightOfAQueue: (ordersPerSecond * HELD_SECONDS) / groups,
+      shareOfItsQuota: (ordersPerSecond * HELD_SECONDS) / groups / MOST_IN_FLIGHT,
+      processGib: groups * processes * PROCESS_GIB,
+      markerGibPerDay: (markerGibPerMillion * ordersPerSecond * 86_400) / 1e6,
+      sqsDollars: requestsPerOrder * PRICES.millionRequests,
+      computeDollars: (coreSecondsPerMillion * PRICES.coreHour) / 3600,
+      markerDollars: markerGibPerMillion * MONTHS_KEPT * PRICES.redisGibMonth,
     };
-    const computed = Object.entries(row).map(([name, value]) => [name, { median: value, min: value, max: value }]);
-    return [`${processes} processes`, Object.fromEntries(computed)];
+    return [`${groups * processes} processes`, asSpreads(row)];
   });
   return { title: "Computed from it; dollars per million orders", rows: Object.fromEntries(rows) };
 }
+
+const asSpreads = (row: Measurement) =>
+  Object.fromEntries(Object.entries(row).map(([name, value]) => [name, { median: value, min: value, max: value }]));
 
 /** One run in pieces: whether memory and the time of an order stay what they are. */
 export async function endurance(options: Options): Promise<Table[]> {
@@ -128,9 +135,7 @@ export async function endurance(options: Options): Promise<Table[]> {
       rssMib: rssMib(program),
       redisRssMib: rssMib(server),
     };
-    rows[`${tenth * 10} %`] = Object.fromEntries(
-      Object.entries(row).map(([name, value]) => [name, { median: value, min: value, max: value }]),
-    );
+    rows[`${tenth * 10} %`] = asSpreads(row);
     before = now;
   }
   const counted = (await redis.store.global()).orders;
