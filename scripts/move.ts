@@ -2,7 +2,6 @@
 
 import { readConfig } from "../config.ts";
 import { connectCluster } from "../store/cluster.ts";
-import { LAYOUTS_KEY, prefixesOf } from "../store/layout.ts";
 import { moveStore } from "../store/move.ts";
 import { openStore } from "../store/open.ts";
 import { connectRedis } from "../store/redis.ts";
@@ -36,11 +35,9 @@ async function run(options: Values<typeof OPTIONS>, { env, note }: Context): Pro
   const shards = options.shards ?? to.shards;
   const cluster = await connectCluster(to);
   const redis = single.kind === "redis" ? await connectRedis(single.url) : cluster;
-  const layouts = single.kind === "redis" ? "1" : ((await cluster.get(LAYOUTS_KEY)) ?? "");
   const source = await openStore(single.kind === "redis" ? single : to);
   try {
-    const from = { redis, layouts, prefixes: prefixesOf(Number.parseInt(layouts, 10)) };
-    const moved = await moveStore({ source, from, to: { cluster, shards }, say: (line) => void note(line) });
+    const moved = await moveStore({ source, from: redis, to: { cluster, shards }, say: (line) => void note(line) });
     const { orders, cents, boards, pauseSeconds } = moved;
     const text = `Moved ${grouped(orders)} orders, ${money(cents)}, ${grouped(boards)} boards to ${shards} shards; counting stopped for ${pauseSeconds} s`;
     return { text, json: { orders, revenue: cents / 100, boards, shards, pauseSeconds } };

@@ -30,7 +30,11 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
   const { waitReplicas } = address;
   const cluster = await connectCluster(address);
   const read = () => readLayout(cluster, address.shards, waitReplicas);
-  let known: Promise<Layout> = Promise.resolve(await read());
+  const first = await read().catch((error) => {
+    cluster.disconnect();
+    throw error;
+  });
+  let known: Promise<Layout> = Promise.resolve(first);
   let readAt = performance.now();
   /** Answers of batches that failed in another shard: the order is counted, and asked for again. */
   const answered = new WeakMap<Order, Recorded>();

@@ -1,4 +1,6 @@
 import calculateSlot from "cluster-key-slot";
+import type { Cluster } from "ioredis";
+import { scan } from "./redis.ts";
 import {
   type Connection,
   createShard,
@@ -47,7 +49,7 @@ export interface Layout {
 }
 
 /** The layout that the cluster is in; a new cluster begins with `wanted` shards. */
-export async function readLayout(redis: Connection, wanted: number, waitReplicas: number): Promise<Layout> {
+export async function readLayout(redis: Cluster, wanted: number, waitReplicas: number): Promise<Layout> {
   const text = (await redis.get(LAYOUTS_KEY)) ?? (await begin(redis, wanted));
   if (text === FILLING) throw new Error("Orders are being moved into this cluster: wait until that is done");
   const [current = 0, ...others] = text.split(" ").map((each) => Number(each.split("@")[0]));
@@ -63,10 +65,22 @@ export async function readLayout(redis: Connection, wanted: number, waitReplicas
   };
 }
 
-async function begin(redis: Connection, wanted: number): Promise<string> {
+async function begin(redis: Cluster, wanted: number): Promise<string> {
+  const lost = await hasShards(redis);
+  // Another process may have begun, and counted, while this one looked.
+  if (lost && !(await redis.exists(LAYOUTS_KEY)))
+    throw new Error(
+      `${LAYOUTS_KEY}, which tells how many shards there are, is lost: restore it, or begin with an empty cluster`,
+    );
   // Of several processes that start at once the first one's number counts.
   await redis.set(LAYOUTS_KEY, `${wanted}`, "NX");
   return (await redis.get(LAYOUTS_KEY)) ?? "";
+}
+
+async function hasShards(redis: Cluster): Promise<boolean> {
+  for (const master of redis.nodes("master"))
+    for await (const keys of scan(master, keysOf("{*}").seen)) if (keys.length > 0) return true;
+  return false;
 }
 
 /** Tells whether an order was counted in an earlier layout, or is another shard's there; that is closed and stays as it is. */
@@ -79,9 +93,11 @@ async function readEarlier(redis: Connection, shards: number) {
   return async ({ id, userId }: Order): Promise<boolean> => {
     const digest = digestOf(id);
     const [own, home] = [shardOf(userId, shards), digest.home % shards];
-    const counted = isIn(redis, keys[own]?.seen ?? "", seen[own] ?? [], digest);
     const { low, high, chosen } = digest;
-    const claimed = await foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], low, mixed(high, own), chosen);
-    return (await counted) || claimed.some(([claim, own]) => claim && !own);
+    const [counted, claimed] = await Promise.all([
+      isIn(redis, keys[own]?.seen ?? "", seen[own] ?? [], digest),
+      foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], low, mixed(high, own), chosen),
+    ]);
+    return counted || claimed.some(([claim, own]) => claim && !own);
   };
 }

@@ -7,6 +7,9 @@ import { bySpend, MAX_TOP, type Totals, type UserTotals, type WholeStore } from 
 
 /** How far a move has come: the board totals copied last, and where it goes. Gone when it is done. */
 const MOVE_KEY = "orders:move";
+/** Two moves at once would undo each other's copies. One that dies leaves the lock for as long as this. */
+const LOCK_KEY = "orders:move-lock";
+const LOCK_MS = 3_000;
 /** Processes notice a new layout within a second; only then may what they read be removed. */
 const NOTICED_MS = 5_000;
 /** Keys copied at a time: a few milliseconds of Redis. */
@@ -15,8 +18,8 @@ const KEYS = 500;
 export interface MoveParts {
   /** What is moved, read through the store. */
   source: WholeStore;
-  /** Its servers, its key prefixes, and how it stands in the list of layouts. */
-  from: { redis: Connection; prefixes: string[]; layouts: string };
+  /** Its connection: a single Redis, or the cluster itself, whose shards are to be others. */
+  from: Connection;
   to: { cluster: Cluster; shards: number };
   say: (line: string) => void;
 }
@@ -44,39 +47,50 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
   const { cluster, shards } = to;
   const prefixes = prefixesOf(shards);
   const keys = prefixes.map(keysOf);
-  const inPlace = from.redis === cluster;
+  const inPlace = from === cluster;
   let boards = 0;
-  if (await isDone()) {
-    say(`All has been moved to ${shards} shards already`);
-    return { ...(await source.global()), shards, boards, pauseSeconds: 0 };
+  /** The layouts so far, the source first. */
+  let before = "1";
+  const lock = await takeLock(cluster, say);
+  try {
+    return await move();
+  } finally {
+    await lock.release();
   }
-  await begin();
-  let closedAt = performance.now();
-  if ((await cluster.hget(MOVE_KEY, "phase")) !== "opening") {
-    // The second pass has what was counted during the first; what is left to copy after the closing is small.
-    for (const pass of [1, 2]) {
-      const copied = await copyChanged();
-      boards = Math.max(boards, copied);
-      say(`${copied} boards copied while orders are counted, pass ${pass}`);
+
+  async function move(): Promise<Moved> {
+    if (await isDone()) {
+      say(`All has been moved to ${shards} shards already`);
+      return { ...(await source.global()), shards, boards, pauseSeconds: 0 };
     }
-    closedAt = performance.now();
-    await closeSource();
-    say(`Counting stops: ${await copyChanged()} boards have changed meanwhile`);
-    if (!inPlace) await copyMarkers();
-    await writeTotals();
-    await cluster.hset(MOVE_KEY, "phase", "opening");
+    await begin();
+    let closedAt = performance.now();
+    if ((await cluster.hget(MOVE_KEY, "phase")) !== "opening") {
+      // The second pass has what was counted during the first; what is left to copy after the closing is small.
+      for (const pass of [1, 2]) {
+        const copied = await copyChanged();
+        boards = Math.max(boards, copied);
+        say(`${copied} boards copied while orders are counted, pass ${pass}`);
+      }
+      closedAt = performance.now();
+      await closeSource();
+      say(`Counting stops: ${await copyChanged()} boards have changed meanwhile`);
+      if (!inPlace) await copyMarkers();
+      await writeTotals();
+      await cluster.hset(MOVE_KEY, "phase", "opening");
+    }
+    const total = await source.global();
+    await open();
+    const pauseSeconds = Math.round((performance.now() - closedAt) / 100) / 10;
+    say(`Counting may go on, in ${shards} shards`);
+    if (inPlace) await removeSource();
+    await cluster.del(MOVE_KEY);
+    return { ...total, shards, boards, pauseSeconds };
   }
-  const total = await source.global();
-  await open();
-  const pauseSeconds = Math.round((performance.now() - closedAt) / 100) / 10;
-  say(`Counting may go on, in ${shards} shards`);
-  if (inPlace) await removeSource();
-  await cluster.del(MOVE_KEY);
-  return { ...total, shards, boards, pauseSeconds };
 
   async function isDone(): Promise<boolean> {
     const [layouts, going] = [await cluster.get(LAYOUTS_KEY), await cluster.exists(MOVE_KEY)];
-    const seen = (await from.redis.get(keysOf("").seen)) ?? "";
+    const seen = (await from.get(keysOf("").seen)) ?? "";
     // Of a single Redis that is not closed, the cluster holds nothing.
     return !going && Number.parseInt(layouts ?? "", 10) === shards && (inPlace || seen.includes("closed"));
   }
@@ -86,13 +100,18 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
     const [going, goal] = await cluster.hmget(MOVE_KEY, "from", "shards");
     if (going) {
       if (Number(goal) !== shards) throw new Error(`A move to ${goal} shards has begun: finish that one first`);
+      before = going;
       return;
     }
-    if (!inPlace && layouts !== "") throw new Error("The cluster holds orders already: begin with an empty one");
+    if (!inPlace && layouts !== "")
+      throw new Error(`The cluster is in use already (${LAYOUTS_KEY} is there): begin with an empty one`);
     // The new shards would have the names of the old, whose order ids are still looked up.
     if (layouts.split(" ").some((each) => Number(each.split("@")[0]) === shards))
       throw new Error(`The cluster is in ${shards} shards, or has been: choose another number`);
-    await cluster.hset(MOVE_KEY, "from", from.layouts, "shards", shards);
+    if (inPlace && layouts === "")
+      throw new Error("The cluster holds no orders: REDIS_URL names the Redis to move from");
+    before = inPlace ? layouts : "1";
+    await cluster.hset(MOVE_KEY, "from", before, "shards", shards);
     if (!inPlace) await cluster.set(LAYOUTS_KEY, FILLING);
     for (const { seen } of keys) await cluster.set(seen, "closed");
   }
@@ -120,6 +139,7 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
     const first: UserTotals[][] = keys.map(() => []);
     const isDay = board.startsWith("d:");
     for await (const page of source.userIds(board)) {
+      lock.check();
       const places = await source.places(board, page);
       const users = page.map((userId, index) => ({ userId, ...(places[index] ?? NOTHING) }));
       const byShard = Map.groupBy(users, ({ userId }) => shardOf(userId, shards));
@@ -150,22 +170,22 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
 
   /** From here on the source counts nothing, whoever asks. */
   async function closeSource() {
-    for (const { seen, claims } of from.prefixes.map(keysOf))
+    for (const { seen, claims } of prefixesOf(Number.parseInt(before, 10)).map(keysOf))
       for (const list of [seen, claims])
-        if (!(await from.redis.get(list))?.includes("closed")) await from.redis.append(list, " closed");
+        if (!(await from.get(list))?.includes("closed")) await from.append(list, " closed");
   }
 
   /** What remembers order ids, and what there is to look at, under the same names; each key with what is left of its time. */
   async function copyMarkers() {
     for (const match of ["orders:seen*", "orders:recent:*"]) {
-      for await (const found of serversOf(from.redis, match)) {
+      for await (const found of serversOf(from, match)) {
         for (let at = 0; at < found.length; at += KEYS) await Promise.all(found.slice(at, at + KEYS).map(copyKey));
       }
     }
   }
 
   async function copyKey(key: string) {
-    const [value, left] = await Promise.all([from.redis.dumpBuffer(key), from.redis.pttl(key)]);
+    const [value, left] = await Promise.all([from.dumpBuffer(key), from.pttl(key)]);
     if (value) await cluster.restore(key, Math.max(left, 0), value, "REPLACE");
   }
 
@@ -189,24 +209,52 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
       if ((await cluster.get(seen)) !== "closed") continue;
       await cluster.set(seen, `1 1024 ${(await cluster.hget(global, "total_orders")) ?? 0} ${now}`);
     }
-    const [layouts, before = ""] = [await cluster.get(LAYOUTS_KEY), await cluster.hget(MOVE_KEY, "from")];
-    if (layouts?.startsWith(`${shards} `)) return;
-    const [last, ...others] = (before ?? "").split(" ");
+    if ((await cluster.get(LAYOUTS_KEY))?.startsWith(`${shards} `)) return;
+    const [last, ...others] = before.split(" ");
     await cluster.set(LAYOUTS_KEY, [shards, `${last}@${now}`, ...others].join(" "));
   }
 
   /** Removes the numbers of the old shards. What remembers order ids ends by itself. */
   async function removeSource() {
     await Bun.sleep(NOTICED_MS);
-    const before = (await cluster.hget(MOVE_KEY, "from"))?.split(" ")[0];
-    for (const prefix of prefixesOf(Number(before))) {
-      const { global, days, user, board, top } = keysOf(prefix);
-      await cluster.unlink(global);
-      await cluster.unlink(days);
-      for (const match of [user("*"), board("*"), top("*")])
-        for await (const found of serversOf(cluster, match)) await Promise.all(found.map((key) => cluster.unlink(key)));
+    const last = Number.parseInt(before, 10);
+    const old = new Set(prefixesOf(last));
+    for await (const found of serversOf(cluster, `{${last}.*`)) {
+      const numbers = found.filter((key) => {
+        const end = key.indexOf("}") + 1;
+        return old.has(key.slice(0, end)) && NUMBERS.test(key.slice(end));
+      });
+      await Promise.all(numbers.map((key) => cluster.unlink(key)));
     }
   }
+}
+
+/** The keys of a shard but for what remembers order ids. */
+const NUMBERS = /^(global:stats$|user:|orders:(days$|board:|top:))/;
+
+async function takeLock(cluster: Cluster, say: MoveParts["say"]) {
+  const id = crypto.randomUUID();
+  for (let waiting = false; (await cluster.set(LOCK_KEY, id, "PX", LOCK_MS, "NX")) !== "OK"; waiting = true) {
+    if (!waiting) say("Waits for another move to end");
+    await Bun.sleep(LOCK_MS / 10);
+  }
+  let lost = false;
+  const renewing = setInterval(async () => {
+    const owner = await cluster.get(LOCK_KEY).catch(() => id);
+    if (owner === id) await cluster.pexpire(LOCK_KEY, LOCK_MS).catch(() => {});
+    else lost = true;
+  }, LOCK_MS / 6);
+
+  function check() {
+    if (lost) throw new Error("Another move has begun meanwhile: this one ends");
+  }
+
+  async function release() {
+    clearInterval(renewing);
+    if (!lost) await cluster.del(LOCK_KEY);
+  }
+
+  return { check, release };
 }
 
 async function* serversOf(redis: Connection, match: string): AsyncGenerator<string[]> {

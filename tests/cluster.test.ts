@@ -27,6 +27,11 @@ async function open(address: StoreAddress = cluster.address()) {
 }
 
 const DAYS = ["2023-12-31", "2024-01-01", "2024-12-13", "2024-12-30", "2025-01-01"];
+/** A command to whichever master has the key; the others refuse it. */
+async function onMasters(...command: [string, ...string[]]) {
+  for (const { port } of await cluster.masters()) await cli(port, ...command);
+}
+
 /** Of many users and days, so that every shard has some. */
 const someOrders = (count: number) =>
   Array.from({ length: count }, (_, index) =>
@@ -84,6 +89,28 @@ describe("the shards", () => {
     expect(await second.store.global()).toEqual(sumOf(orders));
   });
 
+  test("a cluster that has lost the number of its shards takes no orders, rather than count old ones again", async () => {
+    await using opened = await open();
+    await recordAll(opened.store, someOrders(100));
+    await onMasters("DEL", "orders:layouts");
+    await expect(open()).rejects.toThrow("orders:layouts, which tells how many shards there are, is lost");
+    await waitFor("the running one to notice", () =>
+      opened.store.check().then(
+        () => false,
+        () => true,
+      ),
+    );
+    await expect(opened.store.check()).rejects.toThrow("is lost: restore it");
+    await onMasters("SET", "orders:layouts", "16");
+    await waitFor("the running one to go on", () =>
+      opened.store.check().then(
+        () => true,
+        () => false,
+      ),
+    );
+    expect(await opened.store.global()).toMatchObject({ orders: 100 });
+  });
+
   test("an id that comes with users of many shards at once is counted once, for the first that has it", async () => {
     await using first = await open();
     await using second = await open();
@@ -102,14 +129,11 @@ describe("the shards", () => {
     await using opened = await open();
     const orders = someOrders(60);
     const tag = prefixesOf(16)[shardOf(orders[0]?.userId ?? "", 16)];
-    const onAll = async (...command: [string, ...string[]]) => {
-      for (const { port } of await cluster.masters()) await cli(port, ...command);
-    };
-    await onAll("SET", `${tag}orders:days`, "no hash");
+    await onMasters("SET", `${tag}orders:days`, "no hash");
     await expect(opened.store.record(orders)).rejects.toThrow("WRONGTYPE");
     const before = (await opened.store.user(orders[1]?.userId ?? "")).orders;
     expect(before).toBe(1);
-    await onAll("DEL", `${tag}orders:days`);
+    await onMasters("DEL", `${tag}orders:days`);
     expect(await opened.store.record(orders)).toEqual(Array(60).fill("recorded"));
     expect(await opened.store.record(orders)).toEqual(Array(60).fill("duplicate"));
     expect(await opened.store.global()).toEqual(sumOf(orders));
@@ -157,13 +181,13 @@ describe("a slot that moves to another node", () => {
     await isRefused();
     await migrate(await keysThere());
     for (const { port } of [target, source]) await cli(port, "CLUSTER", "SETSLOT", slot, "NODE", target.id);
+    // The client learns of it within a second, and refuses some calls before.
     await waitFor("the slot to have moved", () =>
-      store.check().then(
+      Promise.all([store.record(orders), store.global()]).then(
         () => true,
         () => false,
       ),
     );
-    await store.record(orders);
     expect(await findingsOf(store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
   });
 });
@@ -294,6 +318,20 @@ describe("bun scripts/move.ts", () => {
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("or has been: choose another number") });
   });
 
+  test("two at once take turns, and the second finds it done", async () => {
+    const url = redis.freshUrl();
+    await using old = await open({ kind: "redis", url });
+    const orders = someOrders(2000);
+    await recordAll(old.store, orders);
+    const ended = await Promise.all([move({ REDIS_URL: url }).ended(), move({ REDIS_URL: url }).ended()]);
+    expect(ended.map(({ code }) => code)).toEqual([0, 0]);
+    const said = ended.map(({ stderr }) => stderr).join();
+    expect(said).toContain("Waits for another move to end");
+    expect(said).toContain("All has been moved to 16 shards already");
+    await using moved = await open();
+    expect(await findingsOf(moved.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
+  });
+
   test("refuses a cluster that holds orders, and a start in one that is being filled", async () => {
     const url = redis.freshUrl();
     await using old = await open({ kind: "redis", url });
@@ -301,7 +339,7 @@ describe("bun scripts/move.ts", () => {
     await using there = await open();
     await there.store.record([order()]);
     const refused = await move({ REDIS_URL: url }).ended();
-    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("The cluster holds orders already") });
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("The cluster is in use already") });
     await cluster.flush();
     const { child } = move({ REDIS_URL: url });
     await waitFor("the move to begin", async () => {
