@@ -73,10 +73,12 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
         say(`${copied} boards copied while orders are counted, pass ${pass}`);
       }
       closedAt = performance.now();
+      lock.check();
       await closeSource();
       say(`Counting stops: ${await copyChanged()} boards have changed meanwhile`);
       if (!inPlace) await copyMarkers();
       await writeTotals();
+      lock.check();
       await cluster.hset(MOVE_KEY, "phase", "opening");
     }
     const total = await source.global();
@@ -97,23 +99,25 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
 
   async function begin() {
     const layouts = (await cluster.get(LAYOUTS_KEY)) ?? "";
-    const [going, goal] = await cluster.hmget(MOVE_KEY, "from", "shards");
-    if (going) {
-      if (Number(goal) !== shards) throw new Error(`A move to ${goal} shards has begun: finish that one first`);
-      before = going;
-      return;
-    }
-    if (!inPlace && layouts !== "")
-      throw new Error(`The cluster is in use already (${LAYOUTS_KEY} is there): begin with an empty one`);
-    // The new shards would have the names of the old, whose order ids are still looked up.
-    if (layouts.split(" ").some((each) => Number(each.split("@")[0]) === shards))
-      throw new Error(`The cluster is in ${shards} shards, or has been: choose another number`);
-    if (inPlace && layouts === "")
-      throw new Error("The cluster holds no orders: REDIS_URL names the Redis to move from");
-    before = inPlace ? layouts : "1";
+    const [going, goal, phase] = await cluster.hmget(MOVE_KEY, "from", "shards", "phase");
+    if (!going) refuseOthers(layouts);
+    else if (Number(goal) !== shards) throw new Error(`A move to ${goal} shards has begun: finish that one first`);
+    before = going ?? (inPlace ? layouts : "1");
+    if (phase === "opening") return;
+    // Again in every run: the one before may have died between these lines.
     await cluster.hset(MOVE_KEY, "from", before, "shards", shards);
     if (!inPlace) await cluster.set(LAYOUTS_KEY, FILLING);
     for (const { seen } of keys) await cluster.set(seen, "closed");
+  }
+
+  function refuseOthers(layouts: string) {
+    if (!inPlace && layouts !== "")
+      throw new Error(`The cluster is in use already (${LAYOUTS_KEY} is there): begin with an empty one`);
+    if (inPlace && layouts === "")
+      throw new Error("The cluster holds no orders: REDIS_URL names the Redis to move from");
+    // The new shards would have the names of the old, whose order ids are still looked up.
+    if (layouts.split(" ").some((each) => Number(each.split("@")[0]) === shards))
+      throw new Error(`The cluster is in ${shards} shards, or has been: choose another number`);
   }
 
   /** Copies the boards whose totals are not those of their last copy; answers how many. */
@@ -185,6 +189,7 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
   }
 
   async function copyKey(key: string) {
+    lock.check();
     const [value, left] = await Promise.all([from.dumpBuffer(key), from.pttl(key)]);
     if (value) await cluster.restore(key, Math.max(left, 0), value, "REPLACE");
   }

@@ -320,6 +320,23 @@ describe("bun scripts/move.ts", () => {
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("or has been: choose another number") });
   });
 
+  test.each([
+    ["its first line", []],
+    ["its second line", [["SET", "orders:layouts", "filling"]]],
+  ] as const)("goes on after a death behind %s", async (_, lines) => {
+    const url = redis.freshUrl();
+    await using old = await open({ kind: "redis", url });
+    const orders = someOrders(500);
+    await recordAll(old.store, orders);
+    await onMasters("HSET", "orders:move", "from", "1", "shards", "16");
+    for (const line of lines) await onMasters(...line);
+    expect((await move({ REDIS_URL: url }).ended()).code).toBe(0);
+    await using moved = await open();
+    expect(await moved.store.record(orders.slice(0, 100))).toEqual(Array(100).fill("duplicate"));
+    expect(await moved.store.record([order({ userId: "late", cents: 5 })])).toEqual(["recorded"]);
+    expect(await findingsOf(moved.store)).toMatchObject({ differences: [], orders: 501 });
+  });
+
   test("two at once take turns, and the second finds it done", async () => {
     const url = redis.freshUrl();
     await using old = await open({ kind: "redis", url });
