@@ -95,18 +95,21 @@ function readStore(read: Reader, dir: string, problems: string[]): StoreAddress 
   const shards = read.integer("REDIS_SHARDS", 16, 2, 256);
   if (!nodes) return url ? { kind: "redis", url, waitReplicas } : { kind: "sqlite", path: join(dir, "orders.db") };
   // The value may hold a password.
-  if (!NODES.test(nodes)) problems.push("REDIS_CLUSTER_NODES must be host:port, with commas between several");
+  if (!areNodes(nodes)) problems.push("REDIS_CLUSTER_NODES must be host:port, with commas between several");
   if (url) problems.push("REDIS_URL and REDIS_CLUSTER_NODES are both set: name one of them");
-  return { kind: "cluster", shards, waitReplicas, ...(NODES.test(nodes) ? readNodes(nodes) : { nodes: [] }) };
+  return { kind: "cluster", shards, waitReplicas, ...(areNodes(nodes) ? readNodes(nodes) : { nodes: [] }) };
 }
 
 const NODE = String.raw`(rediss?:\/\/([^\s,@/]*@)?)?[\w.-]+:\d+`;
 const NODES = new RegExp(String.raw`^${NODE}(\s*,\s*${NODE})*$`);
 
+const asUrl = (node: string) => (node.includes("//") ? node : `redis://${node}`);
+/** A port may be too large for a URL. */
+const areNodes = (text: string) => NODES.test(text) && text.split(/\s*,\s*/).every((node) => URL.canParse(asUrl(node)));
+
 /** One of the nodes may be a URL, with what all are reached by: `rediss://user:password@host:port`. */
 function readNodes(text: string) {
-  const nodes = text.split(/\s*,\s*/);
-  const urls = nodes.map((node) => new URL(node.includes("//") ? node : `redis://${node}`));
+  const urls = text.split(/\s*,\s*/).map((node) => new URL(asUrl(node)));
   const { username, password } = urls.find((url) => url.password) ?? {};
   return {
     nodes: urls.map(({ host }) => host),

@@ -1,4 +1,5 @@
 import type { Depth } from "../queue/queue.ts";
+import { reasonOf } from "../store/reason.ts";
 import type { Reads } from "../store/share.ts";
 import type { Totals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
@@ -72,7 +73,7 @@ export function startMonitor({ reads, depth, workers, outcomes }: MonitorParts) 
       samples.push({ atMs: asOfMs, orders: totals.orders, settled: totals.orders + duplicate + rejected });
       if (samples.length > MAX_SAMPLES) samples.shift();
     } catch (error) {
-      storeProblem = `store: ${wordsOf(error)}`;
+      storeProblem = `store: ${reasonOf(error)}`;
     }
   }
 
@@ -96,7 +97,9 @@ export function startMonitor({ reads, depth, workers, outcomes }: MonitorParts) 
   }
 
   async function tell() {
-    const problems = storeProblem ? [storeProblem] : [];
+    // The workers' reasons are that one, where there is one.
+    const paused = workers().flatMap(({ state, reason }) => (state === "paused" && reason ? [reason] : []));
+    const problems = storeProblem ? [storeProblem] : [...new Set(paused)].map((reason) => `not counting: ${reason}`);
     const depth = await queue().catch((error) => {
       problems.push(`queue: ${wordsOf(error)}`);
     });

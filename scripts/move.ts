@@ -32,6 +32,8 @@ async function run(options: Values<typeof OPTIONS>, { env, note }: Context): Pro
   const to = readConfig({ ...env, NODE_ENV: "", REDIS_URL: "" }).store;
   const single = readConfig({ ...env, NODE_ENV: "", REDIS_CLUSTER_NODES: "" }).store;
   if (to.kind !== "cluster") throw new Error("Name the cluster to move to with REDIS_CLUSTER_NODES");
+  if (single.kind !== "redis" && options.shards === undefined)
+    throw new Error("Say how many shards there are to be, --shards N; or name the Redis to move from with REDIS_URL");
   const shards = options.shards ?? to.shards;
   const cluster = await connectCluster(to);
   const redis = single.kind === "redis" ? await connectRedis(single.url) : cluster;
@@ -39,7 +41,8 @@ async function run(options: Values<typeof OPTIONS>, { env, note }: Context): Pro
   try {
     const moved = await moveStore({ source, from: redis, to: { cluster, shards }, say: (line) => void note(line) });
     const { orders, cents, boards, pauseSeconds } = moved;
-    const text = `Moved ${grouped(orders)} orders, ${money(cents)}, ${grouped(boards)} boards to ${shards} shards; counting stopped for ${pauseSeconds} s`;
+    const next = redis === cluster ? "" : "\nNow start the processes with REDIS_CLUSTER_NODES instead of REDIS_URL";
+    const text = `Moved ${grouped(orders)} orders, ${money(cents)}, ${grouped(boards)} boards to ${shards} shards; counting stopped for ${pauseSeconds} s${next}`;
     return { text, json: { orders, revenue: cents / 100, boards, shards, pauseSeconds } };
   } finally {
     await source.close();

@@ -107,7 +107,7 @@ async function sweep(deadLetters: Queue, copy: Copy | undefined, options: Values
   const startedAtMs = Date.now();
   const { visible, inFlight } = await deadLetters.depth();
   if (inFlight > 0) await note(`About ${inFlight} further messages are hidden: another receive holds them`);
-  const update = copy && progress(Math.min(visible, limit), "messages");
+  const update = copy && progress(reasons ? visible : Math.min(visible, limit), "messages");
   // What arrives while messages move back may be the same ones, rejected again: moving those would never end.
   const isWanted = (message: Message) =>
     (reasons?.some((reason) => reason === record(message).reason) ?? true) &&

@@ -1,6 +1,7 @@
 import { Cluster, type Redis } from "ioredis";
 import { LAYOUTS_KEY, type Layout, readLayout, shardOf } from "./layout.ts";
-import { CLIENT, COMMAND_TIMEOUT_MS, CONNECTION, explained, reasonOf, retryPauseMs, scan } from "./redis.ts";
+import { COMMAND_TIMEOUT_MS, reasonOf } from "./reason.ts";
+import { CLIENT, CONNECTION, explained, retryPauseMs, scan } from "./redis.ts";
 import { adviseOn } from "./redis-advice.ts";
 import { defineScripts, digestOf, type Shard } from "./shard.ts";
 import { createShelf } from "./shelf.ts";

@@ -1,11 +1,10 @@
 import { Redis, type RedisOptions } from "ioredis";
+import { COMMAND_TIMEOUT_MS, reasonOf } from "./reason.ts";
 import { adviseOn } from "./redis-advice.ts";
 import { createShard, defineScripts, keysOf, PAGE } from "./shard.ts";
 import { createShelf } from "./shelf.ts";
 import type { WholeStore } from "./store.ts";
 
-/** A healthy Redis answers in milliseconds; a command without an answer for five seconds meets a hung server. */
-export const COMMAND_TIMEOUT_MS = 5_000;
 /** Counting should resume within two seconds of an outage's end, so the pauses between connects stay below one. */
 const MAX_RECONNECT_PAUSE_MS = 500;
 
@@ -81,6 +80,9 @@ export async function connectRedis(url: string): Promise<Redis> {
   try {
     await redis.connect();
     await redis.ping();
+    // Its first order would be the first to be refused, and an audit find nothing.
+    if (/cluster_enabled:1/.test(await redis.info("cluster").catch(() => "")))
+      throw new Error("it is a node of a Redis Cluster. Name it with REDIS_CLUSTER_NODES");
     return redis;
   } catch (error) {
     redis.disconnect();
@@ -88,19 +90,6 @@ export async function connectRedis(url: string): Promise<Redis> {
       cause: error,
     });
   }
-}
-
-/** What an operator can act on, where ioredis speaks of its own insides. */
-export function reasonOf(error: unknown): string {
-  const said = error instanceof Error ? error.message : String(error);
-  // Of a script: "ERR user_script:21: ERR closed: … script: 1eb3…, on @user_script:21."
-  const message = said
-    .replace(/^ERR user_script:\d+: (ERR )?/, "")
-    .replace(/ script: [\da-f]{40}, on @user_script:\d+\.$/, "");
-  if (/ECONNREFUSED|Failed to connect/.test(message)) return "connection refused. Start it, or check its address";
-  if (/isn't writeable|Connection is closed|max retries/i.test(message)) return "not connected";
-  if (/Command timed out|Socket timeout/.test(message)) return `no answer within ${COMMAND_TIMEOUT_MS / 1000} s`;
-  return message;
 }
 
 function withoutPassword(url: string): string {

@@ -198,6 +198,8 @@ test("opening rejects with one sentence when there is no cluster, or none that l
     "Cannot reach the Redis cluster at 127.0.0.1:1: not connected",
   );
   await expect(open(address([`127.0.0.1:${redis.port}`]))).rejects.toThrow("cluster support disabled");
+  const asSingle = open({ kind: "redis", url: `redis://127.0.0.1:${cluster.ports[0]}` });
+  await expect(asSingle).rejects.toThrow("it is a node of a Redis Cluster. Name it with REDIS_CLUSTER_NODES");
   for (const port of cluster.ports) await cli(port, "ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all");
   const shop = cluster.address({ username: "shop", password: "secret" });
   await using opened = await open(shop);
@@ -316,6 +318,7 @@ describe("bun scripts/move.ts", () => {
     const left = await Promise.all((await cluster.masters()).map(({ port }) => cli(port, "KEYS", "{16.*")));
     const kinds = left.flatMap((keys) => keys.split(",")).filter((key) => !/}orders:(seen|claim|check)/.test(key));
     expect(kinds.filter(Boolean)).toEqual([]);
+    expect(await move({}).ended()).toMatchObject({ code: 1, stderr: expect.stringContaining("--shards N") });
     const again = await move({}, "--shards", "16").ended();
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("or has been: choose another number") });
   });

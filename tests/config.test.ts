@@ -119,7 +119,7 @@ describe("readConfig()", () => {
     [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
     [{ REDIS_URL: "http://r" }, /^REDIS_URL must be a URL that begins with redis:\/\/ or rediss:\/\/$/],
     [{ REDIS_URL: "localhost:6379" }, /^REDIS_URL must be/],
-    ...["a", "a:1,", "a:x", "a:1 b:2", "http://a:1", "redis://u:p w@a:1"].map(
+    ...["a", "a:1,", "a:x", "a:1 b:2", "a:99999", "http://a:1", "redis://u:p w@a:1"].map(
       (REDIS_CLUSTER_NODES) =>
         [{ REDIS_CLUSTER_NODES }, /^REDIS_CLUSTER_NODES must be host:port, with commas/] as const,
     ),

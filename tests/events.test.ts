@@ -5,6 +5,7 @@ import { type Running, start } from "../index.ts";
 import { eventRoutes } from "../routes/events.ts";
 import { type State, startMonitor } from "../routes/monitor.ts";
 import { openStore } from "../store/open.ts";
+import { shareReads } from "../store/share.ts";
 import type { Store } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
@@ -181,4 +182,21 @@ test("a reader that does not read is dropped, and costs no memory meanwhile", as
   // The last chunk, of no bytes.
   await waitFor("the end of the answer", () => tail === "0\r\n\r\n");
   await app.stop(true);
+});
+
+test("why nothing is counted is told once, though the store can be read", async () => {
+  const paused = { state: "paused" as const, reason: "Redis takes no orders: closed" };
+  const monitor = startMonitor({
+    reads: shareReads(store),
+    depth: async () => ({ visible: 0, inFlight: 0, deadLetter: 0 }),
+    workers: () => [paused, paused, { state: "running" }],
+    outcomes: async () => ({ counted: 0, corrected: 0, duplicate: 0, rejected: 0 }),
+  });
+  let problems: string[] = [];
+  monitor.watch((stateSince) => {
+    problems = stateSince(0).problems;
+  });
+  await waitFor("the problem", () => problems.includes("not counting: Redis takes no orders: closed"));
+  expect(problems).toHaveLength(1);
+  await monitor.stop();
 });
