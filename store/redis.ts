@@ -80,6 +80,8 @@ export async function connectRedis(url: string): Promise<Redis> {
   try {
     await redis.connect();
     await redis.ping();
+    // ioredis goes on in database 0 where there is none of this number: two shops' orders in one sum.
+    if (redis.options.db) await redis.select(redis.options.db);
     // Its first order would be the first to be refused, and an audit find nothing.
     if (/cluster_enabled:1/.test(await redis.info("cluster").catch(() => "")))
       throw new Error("it is a node of a Redis Cluster. Name it with REDIS_CLUSTER_NODES");

@@ -842,6 +842,13 @@ describe("redis", () => {
     await server.stop();
   });
 
+  test("opening rejects a database that there is not, rather than count in another", async () => {
+    const url = `redis://127.0.0.1:${redisServer.port}/1000`;
+    await expect(openStore({ kind: "redis", url })).rejects.toThrow(
+      /^Cannot reach Redis at .*\/1000: ERR DB index is out of range$/,
+    );
+  });
+
   test("opening rejects with one sentence, without the password, when Redis is not there", async () => {
     const opening = openStore({ kind: "redis", url: "redis://u:secret@127.0.0.1:1" });
     await expect(opening).rejects.toThrow(
