@@ -39,7 +39,9 @@ async function run(options: Values<typeof OPTIONS>, { env, note }: Context): Pro
   const redis = single.kind === "redis" ? await connectRedis(single.url) : cluster;
   const source = await openStore(single.kind === "redis" ? single : to);
   try {
-    const moved = await moveStore({ source, from: redis, to: { cluster, shards }, say: (line) => void note(line) });
+    const { waitReplicas } = to;
+    const say = (line: string) => void note(line);
+    const moved = await moveStore({ source, from: redis, to: { cluster, shards }, waitReplicas, say });
     const { orders, cents, boards, pauseSeconds } = moved;
     const next = redis === cluster ? "" : "\nNow start the processes with REDIS_CLUSTER_NODES instead of REDIS_URL";
     const text = `Moved ${grouped(orders)} orders, ${money(cents)}, ${grouped(boards)} boards to ${shards} shards; counting stopped for ${pauseSeconds} s${next}`;

@@ -43,9 +43,12 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
   async function layout(): Promise<Layout> {
     if (performance.now() - readAt < LAYOUT_MS) return await known;
     readAt = performance.now();
-    const before = await known.catch(() => undefined);
-    if (before && (await cluster.get(LAYOUTS_KEY)) === before.text) return before;
-    known = read();
+    const before = known;
+    known = (async () => {
+      const last = await before.catch(() => undefined);
+      return last && (await cluster.get(LAYOUTS_KEY)) === last.text ? last : await read();
+    })();
+    // Whoever asks meanwhile waits for the same answer: an old one would be as good as none.
     return await known;
   }
 
@@ -56,7 +59,7 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
     const at = (index: number) => orders[index] as Order;
     const place = (index: number) => shardOf(at(index).userId, shards.length);
 
-    for (const wasCounted of earlier) {
+    for (const { wasCounted } of earlier) {
       const counted = await Promise.all(open().map(async (index) => ({ index, counted: await wasCounted(at(index)) })));
       for (const { index, counted: duplicate } of counted) if (duplicate) answers[index] = "duplicate";
     }
@@ -94,7 +97,9 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
   }
 
   async function knows(orderId: string): Promise<boolean> {
-    return (await each((shard) => shard.knows(orderId))).includes(true);
+    const { shards, earlier } = await layout();
+    const found = [...shards, ...earlier].map((each) => each.knows(orderId));
+    return (await Promise.all(found)).includes(true);
   }
 
   const days = async () => [...new Set((await each((shard) => shard.days())).flat())];
@@ -108,17 +113,30 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
 
   async function* userIds(board?: string): AsyncGenerator<string[]> {
     if (board === undefined) return yield* namesLike("user:");
-    for (const shard of (await layout()).shards) yield* shard.usersOf(board);
+    const { shards, text } = await layout();
+    for (const shard of shards) {
+      for await (const page of shard.usersOf(board)) {
+        await sameLayout(text);
+        yield page;
+      }
+    }
+  }
+
+  /** A move removes what this reads, some seconds after everybody can know of it: what is left would look whole. */
+  async function sameLayout(text: string) {
+    if ((await layout()).text !== text) throw new Error("The orders were moved to other shards meanwhile: ask again");
   }
 
   /** The names that there are keys of this kind for, in any shard of this layout. */
   async function* namesLike(kind: string): AsyncGenerator<string[]> {
-    const prefixes = new Set((await layout()).prefixes);
+    const { prefixes: all, text } = await layout();
+    const prefixes = new Set(all);
     for (const master of cluster.nodes("master")) {
       for await (const keys of scan(master, `{*}${kind}*`)) {
         // An id may look like a key; what stands before the first } is the tag all the same.
         const own = keys.map((key) => ({ key, end: key.indexOf("}") + 1 }));
         const found = own.filter(({ key, end }) => prefixes.has(key.slice(0, end)) && key.startsWith(kind, end));
+        await sameLayout(text);
         yield found.map(({ key, end }) => key.slice(end + kind.length));
       }
     }

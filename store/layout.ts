@@ -45,7 +45,7 @@ export interface Layout {
   shards: Shard[];
   prefixes: string[];
   /** What the layouts before this one have counted; nothing is added there any more. */
-  earlier: ((order: Order) => Promise<boolean>)[];
+  earlier: Awaited<ReturnType<typeof readEarlier>>[];
 }
 
 /** The layout that the cluster is in; a new cluster begins with `wanted` shards. */
@@ -83,14 +83,22 @@ async function hasShards(redis: Cluster): Promise<boolean> {
   return false;
 }
 
-/** Tells whether an order was counted in an earlier layout, or is another shard's there; that is closed and stays as it is. */
+/** What an earlier layout knows of order ids; it is closed and stays as it is. */
 async function readEarlier(redis: Connection, shards: number) {
   const keys = prefixesOf(shards).map(keysOf);
-  const read = async (list: string): Promise<Layers> => layersOf((await redis.get(list)) ?? "", Date.now() / 1000);
+  async function read(list: string): Promise<Layers> {
+    const text = await redis.get(list);
+    // The move has left a word in each.
+    if (text === null)
+      throw new Error(`${list}, which tells where order ids of before a move are, is lost: restore it`);
+    return layersOf(text, Date.now() / 1000);
+  }
   const seen = await Promise.all(keys.map((each) => read(each.seen)));
-  const claims = await Promise.all(keys.map((each) => read(each.claims)));
+  // A single Redis has none.
+  const claims = shards === 1 ? [] : await Promise.all(keys.map((each) => read(each.claims)));
 
-  return async ({ id, userId }: Order): Promise<boolean> => {
+  /** Whether the order was counted there, or its id is another shard's there. */
+  async function wasCounted({ id, userId }: Order): Promise<boolean> {
     const digest = digestOf(id);
     const [own, home] = [shardOf(userId, shards), digest.home % shards];
     const { low, high, chosen } = digest;
@@ -99,5 +107,14 @@ async function readEarlier(redis: Connection, shards: number) {
       foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], low, mixed(high, own), chosen),
     ]);
     return counted || claimed.some(([claim, own]) => claim && !own);
-  };
+  }
+
+  /** Whether an order of this id, whoever's, was counted there. */
+  async function knows(id: string): Promise<boolean> {
+    const digest = digestOf(id);
+    const found = keys.map((each, shard) => isIn(redis, each.seen, seen[shard] ?? [], digest));
+    return (await Promise.all(found)).includes(true);
+  }
+
+  return { wasCounted, knows };
 }

@@ -2,17 +2,20 @@ import type { Cluster } from "ioredis";
 import { FILLING, LAYOUTS_KEY, prefixesOf, shardOf } from "./layout.ts";
 import { boardsOf } from "./periods.ts";
 import { scan } from "./redis.ts";
-import { type Connection, keysOf } from "./shard.ts";
+import { type Connection, keysOf, REPLICAS_MS, replicated } from "./shard.ts";
 import { bySpend, MAX_TOP, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 
-/** How far a move has come: the board totals copied last, and where it goes. Gone when it is done. */
-const MOVE_KEY = "orders:move";
-/** Two moves at once would undo each other's copies. One that dies leaves the lock for as long as this. */
-const LOCK_KEY = "orders:move-lock";
+/**
+ * How far a move has come: the board totals copied last, where it goes, and whose turn it is. Gone when it is done. In the
+ * slot of the layouts, as is the lock, so that what changes both is one step.
+ */
+const MOVE_KEY = `{${LAYOUTS_KEY}}:move`;
+/** One move at a time. One that dies leaves the lock for as long as this. */
+const LOCK_KEY = `{${LAYOUTS_KEY}}:move-lock`;
 const LOCK_MS = 3_000;
 /** Processes notice a new layout within a second; only then may what they read be removed. */
 const NOTICED_MS = 5_000;
-/** Keys copied at a time: a few milliseconds of Redis. */
+/** Keys copied at a time, and users written by one command: a few milliseconds of Redis. */
 const KEYS = 500;
 
 export interface MoveParts {
@@ -21,6 +24,8 @@ export interface MoveParts {
   /** Its connection: a single Redis, or the cluster itself, whose shards are to be others. */
   from: Connection;
   to: { cluster: Cluster; shards: number };
+  /** How many replicas must have every step before the next one relies on it. */
+  waitReplicas: number;
   say: (line: string) => void;
 }
 
@@ -43,7 +48,7 @@ const inWords = ({ orders, cents }: Totals) => `${orders} ${cents}`;
  * counted: orders wait in the queue, and batches in hand are held. May die on any line and be run again: before
  * the opening a copy only overwrites itself, and from then on only what is still closed is opened.
  */
-export async function moveStore({ source, from, to, say }: MoveParts): Promise<Moved> {
+export async function moveStore({ source, from, to, waitReplicas, say }: MoveParts): Promise<Moved> {
   const { cluster, shards } = to;
   const prefixes = prefixesOf(shards);
   const keys = prefixes.map(keysOf);
@@ -51,11 +56,13 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
   let boards = 0;
   /** The layouts so far, the source first. */
   let before = "1";
-  const lock = await takeLock(cluster, say);
+  const turn = await takeTurn(cluster, say);
+  /** What stands in a new shard while it is ours to fill. */
+  const closed = `closed ${turn.id}`;
   try {
     return await move();
   } finally {
-    await lock.release();
+    await turn.end();
   }
 
   async function move(): Promise<Moved> {
@@ -73,25 +80,25 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
         say(`${copied} boards copied while orders are counted, pass ${pass}`);
       }
       closedAt = performance.now();
-      lock.check();
       await closeSource();
       say(`Counting stops: ${await copyChanged()} boards have changed meanwhile`);
       if (!inPlace) await copyMarkers();
       await writeTotals();
-      lock.check();
-      await cluster.hset(MOVE_KEY, "phase", "opening");
+      await settled(cluster, prefixes);
+      await turn.write(["HSET", MOVE_KEY, "phase", "opening"]);
+      await settled(cluster, [LAYOUTS_SLOT]);
     }
     const total = await source.global();
     await open();
     const pauseSeconds = Math.round((performance.now() - closedAt) / 100) / 10;
     say(`Counting may go on, in ${shards} shards`);
     if (inPlace) await removeSource();
-    await cluster.del(MOVE_KEY);
+    await turn.write(["DEL", MOVE_KEY]);
     return { ...total, shards, boards, pauseSeconds };
   }
 
   async function isDone(): Promise<boolean> {
-    const [layouts, going] = [await cluster.get(LAYOUTS_KEY), await cluster.exists(MOVE_KEY)];
+    const [layouts, going] = [await cluster.get(LAYOUTS_KEY), await cluster.hexists(MOVE_KEY, "from")];
     const seen = (await from.get(keysOf("").seen)) ?? "";
     // Of a single Redis that is not closed, the cluster holds nothing.
     return !going && Number.parseInt(layouts ?? "", 10) === shards && (inPlace || seen.includes("closed"));
@@ -103,11 +110,43 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
     if (!going) refuseOthers(layouts);
     else if (Number(goal) !== shards) throw new Error(`A move to ${goal} shards has begun: finish that one first`);
     before = going ?? (inPlace ? layouts : "1");
-    if (phase === "opening") return;
+    if (!inPlace) await tryToCopy();
     // Again in every run: the one before may have died between these lines.
-    await cluster.hset(MOVE_KEY, "from", before, "shards", shards);
-    if (!inPlace) await cluster.set(LAYOUTS_KEY, FILLING);
-    for (const { seen } of keys) await cluster.set(seen, "closed");
+    if (phase !== "opening") {
+      await turn.write(["HSET", MOVE_KEY, "from", before, "shards", `${shards}`]);
+      if (!inPlace) await turn.write(["SET", LAYOUTS_KEY, FILLING]);
+    }
+    // A shard that is open already is one that the run before has opened.
+    for (const { seen } of keys) await take(seen, phase !== "opening");
+  }
+
+  /** Makes a new shard ours, whoever had it before; none where it is not there yet, unless it may be made. */
+  async function take(seen: string, may: boolean) {
+    const held = await cluster.get(seen);
+    if (held === null && may) await cluster.set(seen, closed, "NX");
+    else if (held?.startsWith("closed")) await cluster.fenced(seen, held, JSON.stringify([["SET", seen, closed]]));
+  }
+
+  /** What is copied when nothing is counted any more is tried before: rights, and a server that can read the other's form. */
+  async function tryToCopy() {
+    const value = await from.dumpBuffer(keysOf("").seen);
+    if (value) await cluster.restore(`${keysOf("").seen}-try`, 1_000, value, "REPLACE");
+  }
+
+  /** Writes to one new shard, while it is ours. */
+  async function write(shard: number, commands: (string | number)[][]) {
+    if (commands.length === 0) return;
+    const texts = commands.map((command) => command.map(String));
+    await cluster.fenced(keys[shard]?.seen ?? "", closed, JSON.stringify(texts));
+  }
+
+  /** Resolves once the replicas have what the masters of these prefixes were told. */
+  async function settled(redis: Cluster, ofPrefixes: string[]) {
+    if (waitReplicas === 0) return;
+    for (const prefix of ofPrefixes) {
+      const { check } = keysOf(prefix);
+      await replicated(redis.pipeline().get(check), check, waitReplicas);
+    }
   }
 
   function refuseOthers(layouts: string) {
@@ -132,7 +171,7 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
       if ((await cluster.hget(MOVE_KEY, board)) === inWords(total)) continue;
       await copyBoard(board);
       // The total from before the copy: whatever was counted since makes the board one that has changed.
-      await cluster.hset(MOVE_KEY, board, inWords(total));
+      await turn.write(["HSET", MOVE_KEY, board, inWords(total)]);
       copied++;
     }
     return copied;
@@ -143,33 +182,31 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
     const first: UserTotals[][] = keys.map(() => []);
     const isDay = board.startsWith("d:");
     for await (const page of source.userIds(board)) {
-      lock.check();
-      const places = await source.places(board, page);
-      const users = page.map((userId, index) => ({ userId, ...(places[index] ?? NOTHING) }));
-      const byShard = Map.groupBy(users, ({ userId }) => shardOf(userId, shards));
-      await Promise.all(
-        [...byShard].map(async ([shard, ofShard]) => {
-          sums[shard] = ofShard.reduce(add, sums[shard] ?? NOTHING);
-          first[shard] = [...(first[shard] ?? []), ...ofShard].sort(bySpend).slice(0, MAX_TOP);
-          const fields = ofShard.flatMap((user) => [user.userId, inWords(user)]);
-          await cluster.hset(keys[shard]?.board(board) ?? "", ...fields);
-        }),
-      );
-      // Whoever's total has changed is on the board of a day that has changed.
-      if (isDay) await Promise.all(page.map(copyUser));
+      for (let at = 0; at < page.length; at += KEYS) {
+        const userIds = page.slice(at, at + KEYS);
+        const places = await source.places(board, userIds);
+        // Whoever's total has changed is on the board of a day that has changed.
+        const totals = isDay ? await Promise.all(userIds.map(source.user)) : [];
+        const indices = Map.groupBy(userIds.keys(), (index) => shardOf(userIds[index] ?? "", shards));
+        const written = [...indices].map(async ([shard, ofShard]) => {
+          const users = ofShard.map((index) => ({ userId: userIds[index] ?? "", ...(places[index] ?? NOTHING) }));
+          sums[shard] = users.reduce(add, sums[shard] ?? NOTHING);
+          first[shard] = [...(first[shard] ?? []), ...users].sort(bySpend).slice(0, MAX_TOP);
+          const { board: boardKey, user } = keys[shard] as (typeof keys)[0];
+          const fields = users.flatMap((each) => [each.userId, inWords(each)]);
+          const ownTotals = isDay ? ofShard.map((index) => totalOf(user(userIds[index] ?? ""), totals[index])) : [];
+          await write(shard, [["HSET", boardKey(board), ...fields], ...ownTotals]);
+        });
+        await Promise.all(written);
+      }
     }
     for (const [shard, { top, board: key, days }] of keys.entries()) {
-      await cluster.del(top(board));
-      if ((await cluster.hlen(key(board))) > MAX_TOP)
-        await cluster.zadd(top(board), ...(first[shard] ?? []).flatMap(({ userId, cents }) => [`-${cents}`, userId]));
-      if (isDay && sums[shard]?.orders) await cluster.hset(days, board, inWords(sums[shard]));
+      const commands: (string | number)[][] = [["DEL", top(board)]];
+      const ranked = (first[shard] ?? []).flatMap(({ userId, cents }) => [`-${cents}`, userId]);
+      if ((await cluster.hlen(key(board))) > MAX_TOP) commands.push(["ZADD", top(board), ...ranked]);
+      if (isDay && sums[shard]?.orders) commands.push(["HSET", days, board, inWords(sums[shard])]);
+      await write(shard, commands);
     }
-  }
-
-  async function copyUser(userId: string) {
-    const { orders, cents } = await source.user(userId);
-    const key = keys[shardOf(userId, shards)]?.user(userId) ?? "";
-    await cluster.hset(key, "order_count", orders, "total_spend", decimal(cents));
   }
 
   /** From here on the source counts nothing, whoever asks. */
@@ -177,6 +214,8 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
     for (const { seen, claims } of prefixesOf(Number.parseInt(before, 10)).map(keysOf))
       for (const list of [seen, claims])
         if (!(await from.get(list))?.includes("closed")) await from.append(list, " closed");
+    // Before the last copy: a master that dies must not leave one that still counts.
+    if (inPlace) await settled(cluster, prefixesOf(Number.parseInt(before, 10)));
   }
 
   /** What remembers order ids, and what there is to look at, under the same names; each key with what is left of its time. */
@@ -186,10 +225,15 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
         for (let at = 0; at < found.length; at += KEYS) await Promise.all(found.slice(at, at + KEYS).map(copyKey));
       }
     }
+    if (waitReplicas === 0) return;
+    // They lie in all slots.
+    for (const master of cluster.nodes("master")) {
+      const having = await master.wait(waitReplicas, REPLICAS_MS);
+      if (having < waitReplicas) throw new Error(`Only ${having} of ${waitReplicas} replicas have the order ids`);
+    }
   }
 
   async function copyKey(key: string) {
-    lock.check();
     const [value, left] = await Promise.all([from.dumpBuffer(key), from.pttl(key)]);
     if (value) await cluster.restore(key, Math.max(left, 0), value, "REPLACE");
   }
@@ -197,10 +241,10 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
   /** The total of each shard is that of its days; all together must be that of the source. */
   async function writeTotals() {
     let all = NOTHING;
-    for (const { global, days } of keys) {
+    for (const [shard, { global, days }] of keys.entries()) {
       const total = (await cluster.hvals(days)).map(toTotals).reduce(add, NOTHING);
       all = add(all, total);
-      await cluster.hset(global, "total_orders", total.orders, "total_revenue", decimal(total.cents));
+      await write(shard, [["HSET", global, "total_orders", total.orders, "total_revenue", decimal(total.cents)]]);
     }
     const expected = inWords(await source.global());
     if (inWords(all) === expected) return;
@@ -210,13 +254,15 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
   /** Each shard begins a layer of order ids of its own; those of the source are looked up besides, as long as they matter. */
   async function open() {
     const now = Math.floor(Date.now() / 1000);
-    for (const { seen, global } of keys) {
-      if ((await cluster.get(seen)) !== "closed") continue;
-      await cluster.set(seen, `1 1024 ${(await cluster.hget(global, "total_orders")) ?? 0} ${now}`);
+    for (const [shard, { seen, global }] of keys.entries()) {
+      if (!(await cluster.get(seen))?.startsWith("closed")) continue;
+      const orders = (await cluster.hget(global, "total_orders")) ?? 0;
+      await write(shard, [["SET", seen, `1 1024 ${orders} ${now}`]]);
     }
-    if ((await cluster.get(LAYOUTS_KEY))?.startsWith(`${shards} `)) return;
     const [last, ...others] = before.split(" ");
-    await cluster.set(LAYOUTS_KEY, [shards, `${last}@${now}`, ...others].join(" "));
+    if (!(await cluster.get(LAYOUTS_KEY))?.startsWith(`${shards} `))
+      await turn.write(["SET", LAYOUTS_KEY, [shards, `${last}@${now}`, ...others].join(" ")]);
+    await settled(cluster, [...prefixes, LAYOUTS_SLOT]);
   }
 
   /** Removes the numbers of the old shards. What remembers order ids ends by itself. */
@@ -237,35 +283,45 @@ export async function moveStore({ source, from, to, say }: MoveParts): Promise<M
 /** The keys of a shard but for what remembers order ids. */
 const NUMBERS = /^(global:stats$|user:|orders:(days$|board:|top:))/;
 
-async function takeLock(cluster: Cluster, say: MoveParts["say"]) {
+/** A prefix that lies where the layouts do. */
+const LAYOUTS_SLOT = `{${LAYOUTS_KEY}}`;
+
+/**
+ * Waits until no other move runs, and makes this one the owner of the move. The lock is only so that moves wait for each
+ * other: what keeps one that was stopped for a while from undoing another's work is that it is no owner any more.
+ */
+async function takeTurn(cluster: Cluster, say: MoveParts["say"]) {
   const id = crypto.randomUUID();
-  for (let waiting = false; (await cluster.set(LOCK_KEY, id, "PX", LOCK_MS, "NX")) !== "OK"; waiting = true) {
-    if (!waiting) say("Waits for another move to end");
+  for (let waiting = false; (await cluster.turn(LOCK_KEY, MOVE_KEY, id, LOCK_MS)) === 0; waiting = true) {
+    if (!waiting) say("Waits for another move to end, or for the lock of one that was stopped");
     await Bun.sleep(LOCK_MS / 10);
   }
-  let lost = false;
-  const renewing = setInterval(async () => {
-    const owner = await cluster.get(LOCK_KEY).catch(() => id);
-    if (owner === id) await cluster.pexpire(LOCK_KEY, LOCK_MS).catch(() => {});
-    else lost = true;
-  }, LOCK_MS / 6);
+  const write = (...commands: string[][]) => cluster.fenced(MOVE_KEY, id, JSON.stringify(commands));
+  const renew = () => write(["PEXPIRE", LOCK_KEY, `${LOCK_MS}`]);
+  // What it says against it the next write says too.
+  const renewing = setInterval(() => void renew().catch(() => {}), LOCK_MS / 6);
 
-  function check() {
-    if (lost) throw new Error("Another move has begun meanwhile: this one ends");
-  }
-
-  async function release() {
+  async function end() {
     clearInterval(renewing);
-    if (!lost) await cluster.del(LOCK_KEY);
+    await cluster.turn(LOCK_KEY, MOVE_KEY, id, 0).catch(() => {});
   }
 
-  return { check, release };
+  return { id, write, end };
 }
 
 async function* serversOf(redis: Connection, match: string): AsyncGenerator<string[]> {
   const servers = "nodes" in redis ? redis.nodes("master") : [redis];
   for (const server of servers) yield* scan(server, match);
 }
+
+const totalOf = (key: string, { orders, cents }: Totals = NOTHING) => [
+  "HSET",
+  key,
+  "order_count",
+  orders,
+  "total_spend",
+  decimal(cents),
+];
 
 const decimal = (cents: number) => `${Math.floor(cents / 100)}.${`${cents % 100}`.padStart(2, "0")}`;
 

@@ -1,5 +1,6 @@
-import type { Cluster, Redis, Result } from "ioredis";
+import type { ChainableCommander, Cluster, Redis, Result } from "ioredis";
 import claimScript from "./claim.lua" with { type: "text" };
+import fencedScript from "./fenced.lua" with { type: "text" };
 import idsScript from "./ids.lua" with { type: "text" };
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
@@ -14,6 +15,7 @@ import {
   type UserTotals,
 } from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
+import turnScript from "./turn.lua" with { type: "text" };
 
 export type Connection = Redis | Cluster;
 
@@ -33,12 +35,14 @@ export const keysOf = (prefix: string) => ({
 /** Users that are read at a time: a millisecond of Redis, so that orders do not wait longer for it. */
 export const PAGE = 1_000;
 /** A replica answers in a millisecond or two; one that has not after a second is away. */
-const REPLICAS_MS = 1_000;
+export const REPLICAS_MS = 1_000;
 
 declare module "ioredis" {
   interface RedisCommander<Context> {
     recordOrders(global: string, ...args: (string | number)[]): Result<string, Context>;
     claimOrders(claims: string, count: string, ...args: (string | number)[]): Result<string, Context>;
+    turn(lock: string, move: string, id: string, lockMs: number): Result<number, Context>;
+    fenced(owned: string, owner: string, commands: string): Result<number, Context>;
     topUsers(board: string, top: string, n: number, unranked: number): Result<[number, string[]], Context>;
   }
 }
@@ -47,6 +51,8 @@ declare module "ioredis" {
 export function defineScripts(redis: Connection) {
   redis.defineCommand("recordOrders", { lua: idsScript + recordScript, numberOfKeys: 1 });
   redis.defineCommand("claimOrders", { lua: idsScript + claimScript, numberOfKeys: 2 });
+  redis.defineCommand("turn", { lua: turnScript, numberOfKeys: 2 });
+  redis.defineCommand("fenced", { lua: fencedScript, numberOfKeys: 1 });
   redis.defineCommand("topUsers", { lua: topScript, numberOfKeys: 2, readOnly: true });
 }
 
@@ -82,17 +88,8 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
 
   async function runRecord(days: string, rows: string): Promise<string> {
     if (waitReplicas === 0) return await redis.recordOrders(keys.global, ...limits, days, rows);
-    // The write between makes WAIT speak of this moment: after a reconnect a batch of duplicates would write nothing.
-    const answers = await redis
-      .pipeline()
-      .recordOrders(keys.global, ...limits, days, rows)
-      .set(keys.check, "", "EX", 60)
-      .wait(waitReplicas, REPLICAS_MS)
-      .exec();
-    const [answer, replicas] = [answers?.[0], answers?.[2]];
-    for (const [error] of answers ?? []) if (error) throw error;
-    if (Number(replicas?.[1]) >= waitReplicas) return `${answer?.[1]}`;
-    throw new Error(`only ${replicas?.[1]} of ${waitReplicas} replicas have it after ${REPLICAS_MS / 1000} s`);
+    const pipeline = redis.pipeline().recordOrders(keys.global, ...limits, days, rows);
+    return `${await replicated(pipeline, keys.check, waitReplicas)}`;
   }
 
   /**
@@ -105,7 +102,12 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
       return [`${low}`, `${mixed(high, shard)}`, chosen];
     });
     const text = JSON.stringify(rows);
-    const answer = await redis.claimOrders(keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, text);
+    const call = [keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, text] as const;
+    // A claim that is lost would let another shard count the id once more.
+    const answer =
+      waitReplicas === 0
+        ? await redis.claimOrders(...call)
+        : `${await replicated(redis.pipeline().claimOrders(...call), keys.check, waitReplicas)}`;
     return wordsOf(answer, orders.length);
   }
 
@@ -159,6 +161,19 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
   }
 
   return { record, claim, global, user, top, daily, knows, check, days, usersOf, places };
+}
+
+/**
+ * Runs the pipeline and answers what its first command did, once so many replicas have all that the master of `key` was
+ * told before. Rejects where they do not.
+ */
+export async function replicated(pipeline: ChainableCommander, key: string, replicas: number): Promise<unknown> {
+  // The write between makes WAIT speak of this moment: after a reconnect a batch of duplicates would write nothing.
+  const answers = (await pipeline.set(key, "", "EX", 60).wait(replicas, REPLICAS_MS).exec()) ?? [];
+  for (const [error] of answers) if (error) throw error;
+  const having = Number(answers.at(-1)?.[1]);
+  if (having >= replicas) return answers[0]?.[1];
+  throw new Error(`only ${having} of ${replicas} replicas have it after ${REPLICAS_MS / 1000} s`);
 }
 
 /** Anything but one of the two digits for each order must not let a message be deleted. */

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { auditStore } from "../store/audit.ts";
 import { prefixesOf, shardOf } from "../store/layout.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
+import { digestOf } from "../store/shard.ts";
 import type { Order, WholeStore } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { cli, type RedisCluster, startRedisCluster } from "./support/redis-cluster.ts";
@@ -226,6 +227,28 @@ describe("REDIS_WAIT_REPLICAS", () => {
   });
 });
 
+test("REDIS_WAIT_REPLICAS holds for the claim of an id as well", async () => {
+  await using opened = await open(cluster.address({ waitReplicas: 1 }));
+  const [first] = await cluster.masters();
+  const replica = (await cluster.nodes()).find(({ master }) => master === first?.id);
+  if (!first || !replica) throw new Error("there is no replica");
+  const ranges = first.slots.map((range) => range.split("-").map(Number));
+  const isOnFirst = async (shard: number) => {
+    const slot = Number(await cli(first.port, "CLUSTER", "KEYSLOT", prefixesOf(16)[shard] ?? ""));
+    return ranges.some(([from = 0, to = from]) => slot >= from && slot <= to);
+  };
+  const onFirst = await Promise.all(Array.from({ length: 16 }, (_, shard) => isOnFirst(shard)));
+  const numbers = Array.from({ length: 500 }, (_, number) => number);
+  const id = numbers.map((number) => `claimed-${number}`).find((each) => onFirst[digestOf(each).home % 16]);
+  const userId = numbers.map((number) => `U${number}`).find((each) => !onFirst[shardOf(each, 16)]);
+  const one = { ...order({ userId: userId ?? "" }), id: id ?? "" };
+  await cluster.kill(replica.port);
+  await expect(opened.store.record([one])).rejects.toThrow("0 of 1 replicas");
+  await cluster.start(replica.port);
+  await waitFor("the replica", cluster.isWhole, 60_000);
+  expect(await opened.store.record([one])).toEqual(["recorded"]);
+});
+
 describe("bun scripts/move.ts", () => {
   const nodes = () => cluster.ports.map((port) => `127.0.0.1:${port}`).join();
 
@@ -304,6 +327,8 @@ describe("bun scripts/move.ts", () => {
     const orders = someOrders(6000);
     await recordAll(opened.store, orders.slice(0, 2000));
     const counting = startCounting(opened.store, orders.slice(2000));
+    const reading = opened.store.userIds("y:2024")[Symbol.asyncIterator]();
+    await reading.next();
     for (const line of ["pass 1", "Counting stops", "Counting may go on"])
       await killAt(line, move({}, "--shards", "32").child);
     const { code, stderr } = await move({}, "--shards", "32").ended();
@@ -319,8 +344,15 @@ describe("bun scripts/move.ts", () => {
     const kinds = left.flatMap((keys) => keys.split(",")).filter((key) => !/}orders:(seen|claim|check)/.test(key));
     expect(kinds.filter(Boolean)).toEqual([]);
     expect(await move({}).ended()).toMatchObject({ code: 1, stderr: expect.stringContaining("--shards N") });
+    // A reading that began before would be cut short by what is removed.
+    await expect(reading.next()).rejects.toThrow("moved to other shards meanwhile");
+    expect(await opened.store.knows(orders[0]?.id ?? "")).toBeTrue();
+    expect(await opened.store.knows("nobody's")).toBeFalse();
     const again = await move({}, "--shards", "16").ended();
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("or has been: choose another number") });
+    // Without the list of the old order ids they would count once more.
+    await onMasters("DEL", `${prefixesOf(16)[3]}orders:seen`);
+    await expect(open()).rejects.toThrow("is lost: restore it");
   });
 
   test.each([
@@ -331,13 +363,55 @@ describe("bun scripts/move.ts", () => {
     await using old = await open({ kind: "redis", url });
     const orders = someOrders(500);
     await recordAll(old.store, orders);
-    await onMasters("HSET", "orders:move", "from", "1", "shards", "16");
+    await onMasters("HSET", "{orders:layouts}:move", "from", "1", "shards", "16");
     for (const line of lines) await onMasters(...line);
     expect((await move({ REDIS_URL: url }).ended()).code).toBe(0);
     await using moved = await open();
     expect(await moved.store.record(orders.slice(0, 100))).toEqual(Array(100).fill("duplicate"));
     expect(await moved.store.record([order({ userId: "late", cents: 5 })])).toEqual(["recorded"]);
     expect(await findingsOf(moved.store)).toMatchObject({ differences: [], orders: 501 });
+  });
+
+  test("that is stopped, and goes on when another has finished, changes nothing any more", async () => {
+    const url = redis.freshUrl();
+    await using old = await open({ kind: "redis", url });
+    const orders = someOrders(3000);
+    await recordAll(old.store, orders);
+    const stopped = move({ REDIS_URL: url });
+    const began = async () =>
+      (await Promise.all(cluster.ports.map((port) => cli(port, "GET", "orders:layouts")))).includes("filling");
+    await waitFor("the move to begin", began);
+    stopped.child.kill("SIGSTOP");
+    const other = await move({ REDIS_URL: url }).ended();
+    expect({ code: other.code, stderr: other.code === 0 ? "" : other.stderr }).toEqual({ code: 0, stderr: "" });
+    await using moved = await open();
+    const late = someOrders(2000);
+    await recordAll(moved.store, late);
+    stopped.child.kill("SIGCONT");
+    expect(await stopped.ended()).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("another move has taken over"),
+    });
+    expect(await findingsOf(moved.store)).toEqual({ differences: [], moved: false, ...sumOf([...orders, ...late]) });
+    expect(await moved.store.record(late.slice(0, 50))).toEqual(Array(50).fill("duplicate"));
+  });
+
+  test("goes no further than the replicas that it is told to wait for", async () => {
+    const env = { REDIS_WAIT_REPLICAS: "1" };
+    await using opened = await open(cluster.address({ waitReplicas: 1 }));
+    const orders = someOrders(1000);
+    await recordAll(opened.store, orders);
+    const replica = (await cluster.nodes()).find(({ role }) => role === "replica");
+    await cluster.kill(replica?.port ?? 0);
+    const refused = await move(env, "--shards", "32").ended();
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("0 of 1 replicas") });
+    // Nothing is removed, nothing new is open.
+    expect(await opened.store.global()).toEqual(sumOf(orders));
+    await cluster.start(replica?.port ?? 0);
+    await waitFor("the replica", cluster.isWhole, 60_000);
+    const { code, stderr } = await move(env, "--shards", "32").ended();
+    expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+    expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
   });
 
   test("two at once take turns, and the second finds it done", async () => {
