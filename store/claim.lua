@@ -4,20 +4,21 @@
 -- ARGV[1]  key prefix, a hash tag
 -- ARGV[2]  how long a claim is remembered at least, seconds
 -- ARGV[3]  JSON array: for each order half of its id's digest, the other half mixed with the shard (int64 as text), and
---          what chooses the set (uint32)
+--          what chooses the set
 -- Returns  a text of as many digits as orders, 1 (the shard has the id) or 0 (another shard has it)
 local list, count_key = KEYS[1], KEYS[2]
 local window_seconds, rows, WIDTH = tonumber(ARGV[2]), cjson.decode(ARGV[3]), 3
 refuse_while_moving(ARGV[1])
 local now, count, answers = tonumber(call("TIME")[1]), tonumber(call("GET", count_key) or 0), {}
 local layers = layers_of(list, window_seconds, now)
-if extend(layers, list, count, window_seconds, now) then write_list(layers, list) end
+local growth = growth_of(layers, list, count, window_seconds, now)
+if growth then grow(layers, list, growth, window_seconds) end
 local claimed = 0
 
 for at = 1, #rows, WIDTH do
   local id, mixed, chosen, answer = rows[at], rows[at + 1], rows[at + 2], nil
   for index = 1, #layers - 1 do
-    local found = call("SMISMEMBER", layers[index].key .. chosen % layers[index].sets, id, mixed)
+    local found = call("SMISMEMBER", key_of(layers[index], chosen), id, mixed)
     if found[1] == 1 then answer = found[2] end
   end
   if not answer then

@@ -1,13 +1,13 @@
 -- What remembers order ids; stands before record.lua and claim.lua.
--- Ids are remembered in layers, each some sets of integers, which Redis keeps at 8 bytes each up to 512 of them (its
--- default): two for an id, in a set that a third chooses. Only the last layer is written. When it is full or a window
--- old another begins, and the old one is looked into for one more window. A key lists them: number, sets, the count of
--- ids and the time (seconds) at the begin. Where the word `closed` stands there too, the orders are being moved, or have
--- been: nothing may be written.
-local call, format, match = redis.call, string.format, string.match
--- Sets of the first layer, and so many times more when one is full, at MOST_IDS a set. A layer that begins because the
--- last is old has room for as many ids as that one held, at GOOD_IDS a set.
-local FIRST_SETS, GROWTH, MOST_IDS, GOOD_IDS = 1024, 32, 192, 64
+-- An id is two integers in one of many sets, which Redis keeps at 8 bytes each up to 512 of them (its default). Both say
+-- which set it is: bits 37 to 62 are the same number. The sets grow with the ids, one at a time, so that no order pays
+-- for many (linear hashing, W. Litwin, VLDB 1980): a new set takes the ids from an older one that now choose it.
+-- The sets of a window are a layer. Only the last layer is written; when it is a window old another begins, and the old one
+-- is looked into for one more window. A key lists them: number, sets, the count of ids and the time (seconds) at the begin.
+-- Where the word `closed` stands there too, the orders are being moved, or have been: nothing may be written.
+local call, format, match, floor = redis.call, string.format, string.match, math.floor
+-- A set that is to be split soon has twice as many ids as IDS_PER_SET, and no more than 256 but by a rare chance.
+local FIRST_SETS, IDS_PER_SET, MOST_SPLITS = 64, 96, 16
 
 -- While a slot moves to another node its keys lie on both, and a key that is missing here may be there. Asking for two that
 -- are nowhere is an error then on either side: nothing has been written yet, and nothing is until the slot has moved.
@@ -21,37 +21,69 @@ local function layers_of(list, window_seconds, now)
   if string.find(text, "closed", 1, true) then error("ERR closed: the orders here are being moved, or have been") end
   for number, sets, began, at in string.gmatch(text, "(%d+) (%d+) (%d+) (%d+)") do
     if #layers > 0 and at + window_seconds <= now then layers = {} end
-    layers[#layers + 1] = { number = number, sets = sets, began = began, at = at }
+    layers[#layers + 1] = { key = list .. ":" .. number .. ":", number = number, sets = tonumber(sets), began = began, at = at }
   end
-  for _, layer in ipairs(layers) do layer.key = list .. ":" .. layer.number .. ":" end
   return layers
 end
 
--- Begins another layer where the last is full or old; `count` ids were remembered so far. Answers whether it did
-local function extend(layers, list, count, window_seconds, now)
-  local last = layers[#layers]
-  local ids = count - (last and last.began or 0)
-  local sets = nil
-  if not last then sets = FIRST_SETS
-  elseif ids >= MOST_IDS * last.sets then sets = GROWTH * last.sets
-  elseif last.at + window_seconds <= now then sets = math.max(FIRST_SETS, math.ceil(ids / GOOD_IDS)) end
-  if not sets then return false end
-  local number = last and last.number + 1 or 1
-  -- A clock that goes back must not make the layer older than it is.
-  local at = math.max(now, last and tonumber(last.at) or 0)
-  layers[#layers + 1] = { number = number, sets = sets, began = count, at = at, key = list .. ":" .. number .. ":" }
-  return true
+-- The number of sets when the last round of splits began: a power of two
+local function round_of(sets)
+  local _, bits = math.frexp(sets)
+  return 2 ^ (bits - 1)
 end
 
-local function write_list(layers, list)
+-- The set of an id in a layer of so many sets
+local function set_of(sets, chosen)
+  local round = round_of(sets)
+  local set = chosen % (2 * round)
+  -- One that is not there yet is still part of another.
+  return set < sets and set or set - round
+end
+
+local function key_of(layer, chosen) return layer.key .. set_of(layer.sets, chosen) end
+
+-- What is to be changed before more ids are added to the `count` that were remembered so far: another layer where the last
+-- is old, more sets where it is full. This only reads; nil where nothing is to be changed
+local function growth_of(layers, list, count, window_seconds, now)
+  local last, splits = layers[#layers], {}
+  if not last or last.at + window_seconds <= now then
+    local number = last and last.number + 1 or 1
+    -- A clock that goes back must not make the layer older than it is.
+    local at = math.max(now, last and tonumber(last.at) or 0)
+    layers[#layers + 1] = { key = list .. ":" .. number .. ":", number = number, sets = FIRST_SETS, began = count, at = at }
+    return splits
+  end
+  while count - last.began > IDS_PER_SET * last.sets and #splits < MOST_SPLITS do
+    local new = last.sets
+    local split = { from = last.key .. new - round_of(new), to = last.key .. new, ids = {} }
+    -- Of another type it is an error here, before anything is written.
+    call("SCARD", split.to)
+    last.sets = new + 1
+    for _, id in ipairs(call("SMEMBERS", split.from)) do
+      -- A double has room for these bits of it. The one below them is 0, so that it is not rounded up to the next.
+      if set_of(last.sets, floor(id / 2 ^ 37)) == new then table.insert(split.ids, id) end
+    end
+    splits[#splits + 1] = split
+  end
+  return #splits > 0 and splits or nil
+end
+
+local function grow(layers, list, splits, window_seconds)
   local words = {}
+  for _, split in ipairs(splits) do
+    if #split.ids > 0 then
+      call("SADD", split.to, unpack(split.ids))
+      call("EXPIREAT", split.to, layers[#layers].at + 2 * window_seconds)
+      call("SREM", split.from, unpack(split.ids))
+    end
+  end
   for index, layer in ipairs(layers) do words[index] = format("%d %d %d %d", layer.number, layer.sets, layer.began, layer.at) end
   call("SET", list, table.concat(words, " "))
 end
 
 -- Adds an id's two integers to the layer; answers how many were new, or what SADD says against it
 local function remember(layer, low, high, chosen, window_seconds)
-  local key = layer.key .. chosen % layer.sets
+  local key = key_of(layer, chosen)
   local added = redis.pcall("SADD", key, low, high)
   if type(added) == "number" and added > 0 and call("SCARD", key) <= 2 then
     call("EXPIREAT", key, layer.at + 2 * window_seconds)

@@ -79,7 +79,7 @@ async function begin(redis: Cluster, wanted: number): Promise<string> {
 
 async function hasShards(redis: Cluster): Promise<boolean> {
   for (const master of redis.nodes("master"))
-    for await (const keys of scan(master, keysOf("{*}").seen)) if (keys.length > 0) return true;
+    for await (const keys of scan(master, keysOf("{*}").ids)) if (keys.length > 0) return true;
   return false;
 }
 
@@ -93,7 +93,7 @@ async function readEarlier(redis: Connection, shards: number) {
       throw new Error(`${list}, which tells where order ids of before a move are, is lost: restore it`);
     return layersOf(text, Date.now() / 1000);
   }
-  const seen = await Promise.all(keys.map((each) => read(each.seen)));
+  const ids = await Promise.all(keys.map((each) => read(each.ids)));
   // A single Redis has none.
   const claims = shards === 1 ? [] : await Promise.all(keys.map((each) => read(each.claims)));
 
@@ -103,7 +103,7 @@ async function readEarlier(redis: Connection, shards: number) {
     const [own, home] = [shardOf(userId, shards), digest.home % shards];
     const { low, high, chosen } = digest;
     const [counted, claimed] = await Promise.all([
-      isIn(redis, keys[own]?.seen ?? "", seen[own] ?? [], digest),
+      isIn(redis, keys[own]?.ids ?? "", ids[own] ?? [], digest),
       foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], low, mixed(high, own), chosen),
     ]);
     return counted || claimed.some(([claim, own]) => claim && !own);
@@ -112,7 +112,7 @@ async function readEarlier(redis: Connection, shards: number) {
   /** Whether an order of this id, whoever's, was counted there. */
   async function knows(id: string): Promise<boolean> {
     const digest = digestOf(id);
-    const found = keys.map((each, shard) => isIn(redis, each.seen, seen[shard] ?? [], digest));
+    const found = keys.map((each, shard) => isIn(redis, each.ids, ids[shard] ?? [], digest));
     return (await Promise.all(found)).includes(true);
   }
 

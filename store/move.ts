@@ -99,9 +99,9 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
 
   async function isDone(): Promise<boolean> {
     const [layouts, going] = [await cluster.get(LAYOUTS_KEY), await cluster.hexists(MOVE_KEY, "from")];
-    const seen = (await from.get(keysOf("").seen)) ?? "";
+    const ids = (await from.get(keysOf("").ids)) ?? "";
     // Of a single Redis that is not closed, the cluster holds nothing.
-    return !going && Number.parseInt(layouts ?? "", 10) === shards && (inPlace || seen.includes("closed"));
+    return !going && Number.parseInt(layouts ?? "", 10) === shards && (inPlace || ids.includes("closed"));
   }
 
   async function begin() {
@@ -117,27 +117,27 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
       if (!inPlace) await turn.write(["SET", LAYOUTS_KEY, FILLING]);
     }
     // A shard that is open already is one that the run before has opened.
-    for (const { seen } of keys) await take(seen, phase !== "opening");
+    for (const { ids } of keys) await take(ids, phase !== "opening");
   }
 
   /** Makes a new shard ours, whoever had it before; none where it is not there yet, unless it may be made. */
-  async function take(seen: string, may: boolean) {
-    const held = await cluster.get(seen);
-    if (held === null && may) await cluster.set(seen, closed, "NX");
-    else if (held?.startsWith("closed")) await cluster.fenced(seen, held, JSON.stringify([["SET", seen, closed]]));
+  async function take(ids: string, may: boolean) {
+    const held = await cluster.get(ids);
+    if (held === null && may) await cluster.set(ids, closed, "NX");
+    else if (held?.startsWith("closed")) await cluster.fenced(ids, held, JSON.stringify([["SET", ids, closed]]));
   }
 
   /** What is copied when nothing is counted any more is tried before: rights, and a server that can read the other's form. */
   async function tryToCopy() {
-    const value = await from.dumpBuffer(keysOf("").seen);
-    if (value) await cluster.restore(`${keysOf("").seen}-try`, 1_000, value, "REPLACE");
+    const value = await from.dumpBuffer(keysOf("").ids);
+    if (value) await cluster.restore(`${keysOf("").ids}-try`, 1_000, value, "REPLACE");
   }
 
   /** Writes to one new shard, while it is ours. */
   async function write(shard: number, commands: (string | number)[][]) {
     if (commands.length === 0) return;
     const texts = commands.map((command) => command.map(String));
-    await cluster.fenced(keys[shard]?.seen ?? "", closed, JSON.stringify(texts));
+    await cluster.fenced(keys[shard]?.ids ?? "", closed, JSON.stringify(texts));
   }
 
   /** Resolves once the replicas have what the masters of these prefixes were told. */
@@ -211,8 +211,8 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
 
   /** From here on the source counts nothing, whoever asks. */
   async function closeSource() {
-    for (const { seen, claims } of prefixesOf(Number.parseInt(before, 10)).map(keysOf))
-      for (const list of [seen, claims])
+    for (const { ids, claims } of prefixesOf(Number.parseInt(before, 10)).map(keysOf))
+      for (const list of [ids, claims])
         if (!(await from.get(list))?.includes("closed")) await from.append(list, " closed");
     // Before the last copy: a master that dies must not leave one that still counts.
     if (inPlace) await settled(cluster, prefixesOf(Number.parseInt(before, 10)));
@@ -220,7 +220,7 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
 
   /** What remembers order ids, and what there is to look at, under the same names; each key with what is left of its time. */
   async function copyMarkers() {
-    for (const match of ["orders:seen*", "orders:recent:*"]) {
+    for (const match of ["orders:ids*", "orders:recent:*"]) {
       for await (const found of serversOf(from, match)) {
         for (let at = 0; at < found.length; at += KEYS) await Promise.all(found.slice(at, at + KEYS).map(copyKey));
       }
@@ -254,10 +254,10 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
   /** Each shard begins a layer of order ids of its own; those of the source are looked up besides, as long as they matter. */
   async function open() {
     const now = Math.floor(Date.now() / 1000);
-    for (const [shard, { seen, global }] of keys.entries()) {
-      if (!(await cluster.get(seen))?.startsWith("closed")) continue;
+    for (const [shard, { ids, global }] of keys.entries()) {
+      if (!(await cluster.get(ids))?.startsWith("closed")) continue;
       const orders = (await cluster.hget(global, "total_orders")) ?? 0;
-      await write(shard, [["SET", seen, `1 1024 ${orders} ${now}`]]);
+      await write(shard, [["SET", ids, `1 64 ${orders} ${now}`]]);
     }
     const [last, ...others] = before.split(" ");
     if (!(await cluster.get(LAYOUTS_KEY))?.startsWith(`${shards} `))

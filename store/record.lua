@@ -6,7 +6,7 @@
 -- ARGV[4]  TOP, the most users that a read of a board asks for; never more than before on the same data
 -- ARGV[5]  JSON array: for each day of the batch its boards of day, week, month and year
 -- ARGV[6]  JSON array: for each order, at most 1000, two halves of its id's digest (int64 as text), a number that
---          chooses its set (uint32), user id, cents and which of the days, from 1. One argument is cheaper than thousands
+--          chooses its set, user id, cents and which of the days, from 1. One argument is cheaper than thousands
 -- Returns  a text of as many digits as orders, 1 (counted) or 0 (duplicate)
 -- Without orders it writes one key that nobody reads: whether it may.
 -- A script does not roll back: everything that can be refused is refused before the first write.
@@ -88,18 +88,19 @@ local total_orders, revenue = count_of(global, totals[1]), cents_of(global, tota
 if #rows > 1000 * WIDTH then return redis.error_reply("ERR a batch has at most 1000 orders") end
 
 -- 1. What this Redis user may do. A right that is missing would be found in the middle of the writing.
-local seen = prefix .. "orders:seen"
+local ids = prefix .. "orders:ids"
 local function need(command, key, ...)
   if redis.acl_check_cmd and not redis.acl_check_cmd(command, key, ...) then
     error("ERR this needs the right to " .. command .. " " .. key)
   end
 end
-need("SMISMEMBER", seen .. ":1:1", "1", "2")
-need("SADD", seen .. ":1:1", "1", "2")
-need("SREM", seen .. ":1:1", "1", "2")
-need("SCARD", seen .. ":1:1")
-need("EXPIREAT", seen .. ":1:1", "1")
-need("SET", seen, "1")
+need("SMISMEMBER", ids .. ":1:1", "1", "2")
+need("SADD", ids .. ":1:1", "1", "2")
+need("SREM", ids .. ":1:1", "1", "2")
+need("SMEMBERS", ids .. ":1:1")
+need("SCARD", ids .. ":1:1")
+need("EXPIREAT", ids .. ":1:1", "1")
+need("SET", ids, "1")
 for _, key in ipairs({ "user:1", "orders:days", "orders:board:1" }) do need("HSET", prefix .. key, "1", "1") end
 need("HSET", global, "1", "1")
 need("HGETALL", prefix .. "orders:board:1")
@@ -107,18 +108,18 @@ need("DEL", prefix .. "orders:top:1")
 need("ZADD", prefix .. "orders:top:1", "1", "1")
 need("ZREMRANGEBYRANK", prefix .. "orders:top:1", "1", "1")
 
--- 2. The layers of order ids.
+-- 2. The layers of order ids, and what they are to become.
 local now = tonumber(call("TIME")[1])
-local layers = layers_of(seen, window_seconds, now)
+local layers = layers_of(ids, window_seconds, now)
 local last = layers[#layers]
 if not last and total_orders > 0 then
-  error("ERR " .. seen .. ", which tells where the counted order ids are, is lost: restore it, or begin with an empty Redis")
+  error("ERR " .. ids .. ", which tells where the counted order ids are, is lost: restore it, or begin with an empty Redis")
 end
 if #rows == 0 then
   call("SET", prefix .. "orders:check", "", "EX", 60)
   return ""
 end
-local begun = extend(layers, seen, total_orders, window_seconds, now)
+local growth = growth_of(layers, ids, total_orders, window_seconds, now)
 
 -- 3. Read what the batch may change. This also finds every key that holds something else.
 local days, by_day, places, most_cents = {}, new_sums(), {}, revenue
@@ -139,7 +140,7 @@ for at = 1, #rows, WIDTH do
   places[at] = place_of(days[rows[at + 5]], rows[at + 3])
   most_cents = most_cents + rows[at + 4]
   for index = 1, #layers - 1 do
-    local halves = call("SMISMEMBER", layers[index].key .. rows[at + 2] % layers[index].sets, rows[at], rows[at + 1])
+    local halves = call("SMISMEMBER", key_of(layers[index], rows[at + 2]), rows[at], rows[at + 1])
     known[at] = known[at] or halves[1] + halves[2] == 2
   end
 end
@@ -161,14 +162,14 @@ end
 
 -- 4. Write. The markers first: they say which orders are new, copies later in the batch included.
 last = layers[#layers]
-if begun then write_list(layers, seen) end
+if growth then grow(layers, ids, growth, window_seconds) end
 local outcomes, count, cents_sum = {}, 0, 0
 
 -- Takes back the markers of the orders so far: the one thing that is written before all is known to be right
 local function forget()
   for index, outcome in ipairs(outcomes) do
     local at = 1 + (index - 1) * WIDTH
-    if outcome == 1 then call("SREM", last.key .. rows[at + 2] % last.sets, rows[at], rows[at + 1]) end
+    if outcome == 1 then call("SREM", key_of(last, rows[at + 2]), rows[at], rows[at + 1]) end
   end
 end
 

@@ -26,7 +26,7 @@ export const keysOf = (prefix: string) => ({
   days: `${prefix}orders:days`,
   board: (board: string) => `${prefix}orders:board:${board}`,
   top: (board: string) => `${prefix}orders:top:${board}`,
-  seen: `${prefix}orders:seen`,
+  ids: `${prefix}orders:ids`,
   claims: `${prefix}orders:claims`,
   claimCount: `${prefix}orders:claim-count`,
   check: `${prefix}orders:check`,
@@ -130,8 +130,12 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
   }
 
   async function knows(orderId: string): Promise<boolean> {
-    const [list, [now]] = await Promise.all([redis.get(keys.seen), redis.time()]);
-    return await isIn(redis, keys.seen, layersOf(list ?? "", Number(now)), digestOf(orderId));
+    for (;;) {
+      const [list, [now]] = await Promise.all([redis.get(keys.ids), redis.time()]);
+      if (await isIn(redis, keys.ids, layersOf(list ?? "", Number(now)), digestOf(orderId))) return true;
+      // It may have gone to another set meanwhile.
+      if ((await redis.get(keys.ids)) === list) return false;
+    }
   }
 
   // The record script without orders writes one key: a replica, a full memory, a failed disk and a user without
@@ -183,21 +187,25 @@ function wordsOf(answer: string, orders: number): boolean[] {
 }
 
 const digest = new Uint8Array(32);
-const halves = new BigInt64Array(digest.buffer, 0, 2);
-const rest = new Uint32Array(digest.buffer, 16, 2);
+const words = new Uint32Array(digest.buffer);
+const [low, high] = [new BigInt64Array(digest.buffer, 0, 1), new BigInt64Array(digest.buffer, 8, 1)];
 
 export interface IdDigest {
-  /** 128 bits of the id's SHA-256, in two halves. */
+  /** 98 bits of the id's SHA-256 in two integers, one negative: both say in bits 37 to 62 what chooses its set (ids.lua). */
   low: bigint;
   high: bigint;
-  /** What chooses its set, and what the shard of its claim. */
   chosen: number;
+  /** What chooses the shard of its claim. */
   home: number;
 }
 
 export function digestOf(id: string): IdDigest {
   Bun.SHA256.hash(id, digest);
-  return { low: halves[0] as bigint, high: halves[1] as bigint, chosen: rest[0] as number, home: rest[1] as number };
+  const [, first = 0, , second = 0, home = 0] = words;
+  // Bit 63 tells the two from each other; bit 36 is 0.
+  words[1] = first & 0x7fff_ffef;
+  words[3] = (first & 0x7fff_ffe0) | (second & 0xf) | 0x8000_0000;
+  return { low: low[0] as bigint, high: high[0] as bigint, chosen: (first & 0x7fff_ffff) >>> 5, home };
 }
 
 /** Tells a claim of one shard from that of another. */
@@ -216,6 +224,13 @@ export function layersOf(list: string, nowSeconds: number) {
 
 export type Layers = ReturnType<typeof layersOf>;
 
+/** The set of an id in a layer of so many, as ids.lua has it. */
+function setOf(sets: number, chosen: number): number {
+  const round = 2 ** (31 - Math.clz32(sets));
+  const set = chosen % (2 * round);
+  return set < sets ? set : set - round;
+}
+
 /** Which of an id's two integers are in one of the layers. */
 export async function foundIn(
   redis: Connection,
@@ -226,7 +241,7 @@ export async function foundIn(
   chosen: number,
 ) {
   const found = layers.map(({ number, sets }) =>
-    redis.smismember(`${list}:${number}:${chosen % sets}`, `${low}`, `${high}`),
+    redis.smismember(`${list}:${number}:${setOf(sets, chosen)}`, `${low}`, `${high}`),
   );
   return (await Promise.all(found)).map(([first, second]) => [first === 1, second === 1] as const);
 }

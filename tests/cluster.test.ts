@@ -176,7 +176,7 @@ describe("a slot that moves to another node", () => {
     expect(all.length).toBeGreaterThan(20);
     const global = `${tag}global:stats`;
     // Some of the order ids away, then the key that the script is sent to, which makes clients go to the other node.
-    await migrate(all.filter((key) => key.includes("orders:seen:")).slice(0, 5));
+    await migrate(all.filter((key) => key.includes("orders:ids:")).slice(0, 5));
     await isRefused();
     await migrate([global]);
     await isRefused();
@@ -341,7 +341,7 @@ describe("bun scripts/move.ts", () => {
     expect(await opened.store.record([other])).toEqual(["duplicate"]);
     expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
     const left = await Promise.all((await cluster.masters()).map(({ port }) => cli(port, "KEYS", "{16.*")));
-    const kinds = left.flatMap((keys) => keys.split(",")).filter((key) => !/}orders:(seen|claim|check)/.test(key));
+    const kinds = left.flatMap((keys) => keys.split(",")).filter((key) => !/}orders:(ids|claim|check)/.test(key));
     expect(kinds.filter(Boolean)).toEqual([]);
     expect(await move({}).ended()).toMatchObject({ code: 1, stderr: expect.stringContaining("--shards N") });
     // A reading that began before would be cut short by what is removed.
@@ -351,7 +351,7 @@ describe("bun scripts/move.ts", () => {
     const again = await move({}, "--shards", "16").ended();
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("or has been: choose another number") });
     // Without the list of the old order ids they would count once more.
-    await onMasters("DEL", `${prefixesOf(16)[3]}orders:seen`);
+    await onMasters("DEL", `${prefixesOf(16)[3]}orders:ids`);
     await expect(open()).rejects.toThrow("is lost: restore it");
   });
 

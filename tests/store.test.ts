@@ -487,7 +487,7 @@ describe("redis", () => {
     const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
     await store.record([order()]);
-    const [marker = "", ...others] = await redis.keys("orders:seen:*");
+    const [marker = "", ...others] = await redis.keys("orders:ids:*");
     expect(others).toEqual([]);
     for (const key of await redis.keys("*")) {
       if (key === marker) expect(await redis.ttl(key)).toBeWithin(2 * WINDOW - 10, 2 * WINDOW + 1);
@@ -499,12 +499,12 @@ describe("redis", () => {
 
   /** The marker layers as the store lists them, and a way to set them back in time. */
   async function layersOf(redis: Redis) {
-    const words = ((await redis.get("orders:seen")) ?? "").split(" ").map(Number);
+    const words = ((await redis.get("orders:ids")) ?? "").split(" ").map(Number);
     const at = (index: number) => words.slice(index * 4, index * 4 + 4) as [number, number, number, number];
     const layers = Array.from({ length: words.length / 4 }, (_, index) => at(index));
     const age = (seconds: number) =>
       redis.set(
-        "orders:seen",
+        "orders:ids",
         layers.map(([number, sets, began, begun]) => [number, sets, began, begun - seconds].join(" ")).join(" "),
       );
     return { layers, age };
@@ -536,38 +536,65 @@ describe("redis", () => {
     await store.close();
   });
 
-  test("a layer that is full is followed by a larger one, and its ids stay known", async () => {
+  test("sets of order ids grow one by one, none beyond 8 bytes an integer, and every id stays known", async () => {
     const url = redisServer.freshUrl();
     const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
-    const orders = Array.from({ length: 300 }, () => order());
-    await store.record(orders.slice(0, 100));
-    // As it is when the layer has begun long ago: 1024 sets of 192 ids are full.
-    const [[number, sets, , at] = [0, 0, 0, 0]] = (await layersOf(redis)).layers;
-    await redis.set("orders:seen", [number, sets, 100 - 192 * 1024, at].join(" ").replace("-", ""));
-    await redis.hset("global:stats", "total_orders", 192 * 1024 * 2);
-    await store.record(orders.slice(100, 200));
-    expect((await layersOf(redis)).layers.map(([number, sets]) => [number, sets])).toEqual([
-      [1, 1024],
-      [2, 32_768],
-    ]);
-    const known = await Promise.all(orders.map(({ id }) => store.knows(id)));
-    expect(known).toEqual(orders.map((_, index) => index < 200));
-    const answers = await store.record(orders);
-    expect(answers.slice(0, 200)).toEqual(Array(200).fill("duplicate"));
-    expect(answers.slice(200)).toEqual(Array(100).fill("recorded"));
+    const batches = Array.from({ length: 40 }, () => Array.from({ length: 1000 }, () => order()));
+    const sets: number[] = [];
+    for (const batch of batches) {
+      expect(await store.record(batch)).toEqual(Array(1000).fill("recorded"));
+      sets.push((await layersOf(redis)).layers[0]?.[1] ?? 0);
+    }
+    expect(sets.slice(0, 7)).toEqual(Array(7).fill(64));
+    // As many as 39,000 ids ask for, 96 each: the last batch came after.
+    expect(sets.at(-1)).toBe(Math.ceil(39_000 / 96));
+    const grown = sets.map((count, index) => count - (sets[index - 1] ?? 64));
+    expect(Math.max(...grown)).toBeLessThan(12);
+
+    const keys = await redis.keys("orders:ids:*");
+    expect(keys).toHaveLength(sets.at(-1) ?? 0);
+    for (const key of keys) {
+      expect(await redis.object("ENCODING", key)).toBe("intset");
+      expect(await redis.ttl(key)).toBeWithin(2 * WINDOW - 60, 2 * WINDOW + 1);
+    }
+    for (const batch of batches) {
+      expect(await store.record(batch)).toEqual(Array(1000).fill("duplicate"));
+      expect(await store.knows(batch[0]?.id ?? "")).toBeTrue();
+    }
+    expect(await store.knows(order().id)).toBeFalse();
     redis.disconnect();
     await store.close();
   });
 
-  test("a marker is a set of integers, 8 bytes each, at every size", async () => {
+  test("a layer that has fallen behind catches up a few sets at a time", async () => {
     const url = redisServer.freshUrl();
     const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
-    for (let batch = 0; batch < 100; batch++) await store.record(Array.from({ length: 1000 }, () => order()));
-    const keys = await redis.keys("orders:seen:*");
-    expect(keys).toHaveLength(1024);
-    for (const key of keys) expect(await redis.object("ENCODING", key)).toBe("intset");
+    const orders = Array.from({ length: 1000 }, () => order());
+    await store.record(orders);
+    await redis.hset("global:stats", "total_orders", 1_000_000);
+    for (const expected of [80, 96, 112, 128, 144]) {
+      expect(await store.record(orders)).toEqual(Array(1000).fill("duplicate"));
+      expect((await layersOf(redis)).layers.map(([, sets]) => sets)).toEqual([expected]);
+    }
+    const known = await Promise.all(orders.map(({ id }) => store.knows(id)));
+    expect(known).toEqual(Array(1000).fill(true));
+    redis.disconnect();
+    await store.close();
+  });
+
+  test("a batch that would make a set where there is something else writes nothing", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    await store.record([order()]);
+    await redis.hset("global:stats", "total_orders", 10_000);
+    await redis.set("orders:ids:1:66", "somebody else's");
+    const [keys, { layers }] = [(await redis.keys("*")).sort(), await layersOf(redis)];
+    await expect(store.record([order()])).rejects.toThrow("WRONGTYPE");
+    expect((await redis.keys("*")).sort()).toEqual(keys);
+    expect((await layersOf(redis)).layers).toEqual(layers);
     redis.disconnect();
     await store.close();
   });
@@ -614,7 +641,7 @@ describe("redis", () => {
     ["a board of another type", ["SET", "orders:board:y:2024", "x"]],
     ["the first users of a board of another type", ["SET", "orders:top:w:2024-W50", "x"]],
     ["a board with what is not orders and cents", ["HSET", "orders:board:m:2024-12", "U2", "12"]],
-    ["markers that are not listed as they should be", ["HSET", "orders:seen", "x", "y"]],
+    ["markers that are not listed as they should be", ["HSET", "orders:ids", "x", "y"]],
     ["days of another type", ["SET", "orders:days", "x"]],
   ])("record() writes nothing where Redis holds %s", async (_, [name = "", ...args]) => {
     const url = redisServer.freshUrl();
@@ -631,7 +658,7 @@ describe("redis", () => {
   test.each([
     ["a command of the script", "+@all -@keyspace"],
     ["the user keys", "+@all %RW~orders:* %RW~global:* %R~user:*"],
-    ["the boards", "+@all %RW~orders:seen* %RW~orders:check %RW~orders:days %R~orders:* %RW~global:* %RW~user:*"],
+    ["the boards", "+@all %RW~orders:ids* %RW~orders:check %RW~orders:days %R~orders:* %RW~global:* %RW~user:*"],
   ])("a Redis user without the right to %s counts nothing and is told", async (_, rights) => {
     const server = await startRedisServer();
     const redis = new Redis(server.port);
@@ -660,7 +687,7 @@ describe("redis", () => {
     const orders = Array.from({ length: 50 }, () => order());
     const last = orders.at(-1) as Order;
     await store.record([last]);
-    const [key = ""] = await redis.keys("orders:seen:*");
+    const [key = ""] = await redis.keys("orders:ids:*");
     const members = await redis.smembers(key);
     await redis.set(key, "somebody else's");
     await expect(store.record(orders)).rejects.toThrow(`${key}: WRONGTYPE`);
@@ -677,13 +704,13 @@ describe("redis", () => {
     const redis = new Redis(url);
     const counted = order();
     await store.record([counted]);
-    const list = (await redis.get("orders:seen")) ?? "";
+    const list = (await redis.get("orders:ids")) ?? "";
     for (const lost of ["", "garbage"]) {
-      await redis.set("orders:seen", lost);
-      await expect(store.check()).rejects.toThrow("orders:seen, which tells where the counted order ids are, is lost");
+      await redis.set("orders:ids", lost);
+      await expect(store.check()).rejects.toThrow("orders:ids, which tells where the counted order ids are, is lost");
       await expect(store.record([counted, order()])).rejects.toThrow("is lost");
     }
-    await redis.set("orders:seen", list);
+    await redis.set("orders:ids", list);
     expect(await store.record([counted])).toEqual(["duplicate"]);
     redis.disconnect();
     await store.close();
@@ -695,7 +722,7 @@ describe("redis", () => {
     const redis = new Redis(url);
     const counted = order();
     await store.record([counted]);
-    const [key = ""] = await redis.keys("orders:seen:*");
+    const [key = ""] = await redis.keys("orders:ids:*");
     for (const half of await redis.smembers(key)) {
       expect(await store.knows(counted.id)).toBeTrue();
       await redis.srem(key, half);
