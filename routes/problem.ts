@@ -86,7 +86,8 @@ export function errorTable(log: Log, routes: () => readonly Route[], advice: str
 }
 
 function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string, advice: string) {
-  const allowed = routes.filter((route) => matches(route.path, path)).map((route) => route.method);
+  const fitting = routes.filter((route) => matches(route.path, path));
+  const allowed = [...new Set(fitting.map((route) => route.method))];
   if (allowed.length === 0) return answerProblem(set, 404, `There is nothing at ${path}: ${advice}`);
   set.headers.allow = allowed.join(", ");
   return answerProblem(set, 405, `${method} is not possible here, only ${allowed.join(", ")}`);

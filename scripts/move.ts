@@ -44,7 +44,12 @@ async function run(options: Values<typeof OPTIONS>, { env, note }: Context): Pro
     const moved = await moveStore({ source, from: redis, to: { cluster, shards }, waitReplicas, say });
     const { orders, cents, boards, pauseSeconds } = moved;
     const next = redis === cluster ? "" : "\nNow start the processes with REDIS_CLUSTER_NODES instead of REDIS_URL";
-    const text = `Moved ${grouped(orders)} orders, ${money(cents)}, ${grouped(boards)} boards to ${shards} shards; counting stopped for ${pauseSeconds} s${next}`;
+    const what = `${grouped(orders)} orders, ${money(cents)}`;
+    const done =
+      pauseSeconds === null
+        ? `All has been moved to ${shards} shards already: ${what}`
+        : `Moved ${what}, ${grouped(boards)} boards to ${shards} shards; counting stopped for ${pauseSeconds} s`;
+    const text = `${done}${next}`;
     return { text, json: { orders, revenue: cents / 100, boards, shards, pauseSeconds } };
   } finally {
     await source.close();

@@ -3,6 +3,7 @@ import { LAYOUTS_KEY, type Layout, readLayout, shardOf } from "./layout.ts";
 import { COMMAND_TIMEOUT_MS, reasonOf } from "./reason.ts";
 import { CLIENT, CONNECTION, explained, retryPauseMs, scan } from "./redis.ts";
 import { adviseOn } from "./redis-advice.ts";
+import { createReplicate } from "./replicate.ts";
 import { defineScripts, digestOf, type Shard } from "./shard.ts";
 import { createShelf } from "./shelf.ts";
 import { bySpend, type Order, type Recorded, type Totals, type WholeStore } from "./store.ts";
@@ -30,7 +31,8 @@ const LAYOUT_MS = 1_000;
 export async function openClusterStore(address: ClusterAddress): Promise<WholeStore> {
   const { waitReplicas } = address;
   const cluster = await connectCluster(address);
-  const read = () => readLayout(cluster, address.shards, waitReplicas);
+  const replicate = createReplicate(cluster, waitReplicas);
+  const read = () => readLayout(cluster, address.shards, replicate);
   const first = await read().catch((error) => {
     cluster.disconnect();
     throw error;

@@ -1,6 +1,7 @@
 import calculateSlot from "cluster-key-slot";
 import type { Cluster } from "ioredis";
 import { scan } from "./redis.ts";
+import type { Replicate } from "./replicate.ts";
 import {
   type Connection,
   createShard,
@@ -49,7 +50,7 @@ export interface Layout {
 }
 
 /** The layout that the cluster is in; a new cluster begins with `wanted` shards. */
-export async function readLayout(redis: Cluster, wanted: number, waitReplicas: number): Promise<Layout> {
+export async function readLayout(redis: Cluster, wanted: number, replicate?: Replicate): Promise<Layout> {
   const text = (await redis.get(LAYOUTS_KEY)) ?? (await begin(redis, wanted));
   if (text === FILLING) throw new Error("Orders are being moved into this cluster: wait until that is done");
   const [current = 0, ...others] = text.split(" ").map((each) => Number(each.split("@")[0]));
@@ -60,7 +61,7 @@ export async function readLayout(redis: Cluster, wanted: number, waitReplicas: n
   return {
     text,
     prefixes,
-    shards: prefixes.map((prefix) => createShard(redis, { prefix, shards: current, waitReplicas })),
+    shards: prefixes.map((prefix) => createShard(redis, { prefix, shards: current, replicate })),
     earlier: await Promise.all(relevant.map((shards) => readEarlier(redis, shards))),
   };
 }

@@ -1,8 +1,10 @@
+import calculateSlot from "cluster-key-slot";
 import type { Cluster } from "ioredis";
 import { FILLING, LAYOUTS_KEY, prefixesOf, shardOf } from "./layout.ts";
 import { boardsOf } from "./periods.ts";
 import { scan } from "./redis.ts";
-import { type Connection, keysOf, REPLICAS_MS, replicated } from "./shard.ts";
+import { createReplicate } from "./replicate.ts";
+import { type Connection, keysOf } from "./shard.ts";
 import { bySpend, MAX_TOP, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 
 /**
@@ -34,8 +36,8 @@ export interface Moved {
   cents: number;
   shards: number;
   boards: number;
-  /** How long nothing was counted. */
-  pauseSeconds: number;
+  /** How long nothing was counted; null where all had been moved before. */
+  pauseSeconds: number | null;
 }
 
 const NOTHING: Totals = { orders: 0, cents: 0 };
@@ -53,6 +55,7 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
   const prefixes = prefixesOf(shards);
   const keys = prefixes.map(keysOf);
   const inPlace = from === cluster;
+  const replicate = createReplicate(cluster, waitReplicas);
   let boards = 0;
   /** The layouts so far, the source first. */
   let before = "1";
@@ -66,10 +69,7 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
   }
 
   async function move(): Promise<Moved> {
-    if (await isDone()) {
-      say(`All has been moved to ${shards} shards already`);
-      return { ...(await source.global()), shards, boards, pauseSeconds: 0 };
-    }
+    if (await isDone()) return { ...(await source.global()), shards, boards, pauseSeconds: null };
     await begin();
     let closedAt = performance.now();
     if ((await cluster.hget(MOVE_KEY, "phase")) !== "opening") {
@@ -84,9 +84,9 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
       say(`Counting stops: ${await copyChanged()} boards have changed meanwhile`);
       if (!inPlace) await copyMarkers();
       await writeTotals();
-      await settled(cluster, prefixes);
+      await settled(prefixes);
       await turn.write(["HSET", MOVE_KEY, "phase", "opening"]);
-      await settled(cluster, [LAYOUTS_SLOT]);
+      await settled([LAYOUTS_SLOT]);
     }
     const total = await source.global();
     await open();
@@ -141,12 +141,9 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
   }
 
   /** Resolves once the replicas have what the masters of these prefixes were told. */
-  async function settled(redis: Cluster, ofPrefixes: string[]) {
-    if (waitReplicas === 0) return;
-    for (const prefix of ofPrefixes) {
-      const { check } = keysOf(prefix);
-      await replicated(redis.pipeline().get(check), check, waitReplicas);
-    }
+  async function settled(ofPrefixes: string[]) {
+    const checks = ofPrefixes.map((prefix) => keysOf(prefix).check);
+    await Promise.all(checks.map((key) => replicate?.(key, (to) => to.get(key))));
   }
 
   function refuseOthers(layouts: string) {
@@ -215,22 +212,20 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
       for (const list of [ids, claims])
         if (!(await from.get(list))?.includes("closed")) await from.append(list, " closed");
     // Before the last copy: a master that dies must not leave one that still counts.
-    if (inPlace) await settled(cluster, prefixesOf(Number.parseInt(before, 10)));
+    if (inPlace) await settled(prefixesOf(Number.parseInt(before, 10)));
   }
 
   /** What remembers order ids, and what there is to look at, under the same names; each key with what is left of its time. */
   async function copyMarkers() {
+    /** A prefix for each slot that has some. */
+    const bySlot = new Map<number, string>();
     for (const match of ["orders:ids*", "orders:recent:*"]) {
       for await (const found of serversOf(from, match)) {
         for (let at = 0; at < found.length; at += KEYS) await Promise.all(found.slice(at, at + KEYS).map(copyKey));
+        for (const key of found) bySlot.set(calculateSlot(key), `{${key}}`);
       }
     }
-    if (waitReplicas === 0) return;
-    // They lie in all slots.
-    for (const master of cluster.nodes("master")) {
-      const having = await master.wait(waitReplicas, REPLICAS_MS);
-      if (having < waitReplicas) throw new Error(`Only ${having} of ${waitReplicas} replicas have the order ids`);
-    }
+    await settled([...bySlot.values()]);
   }
 
   async function copyKey(key: string) {
@@ -262,7 +257,7 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
     const [last, ...others] = before.split(" ");
     if (!(await cluster.get(LAYOUTS_KEY))?.startsWith(`${shards} `))
       await turn.write(["SET", LAYOUTS_KEY, [shards, `${last}@${now}`, ...others].join(" ")]);
-    await settled(cluster, [...prefixes, LAYOUTS_SLOT]);
+    await settled([...prefixes, LAYOUTS_SLOT]);
   }
 
   /** Removes the numbers of the old shards. What remembers order ids ends by itself. */

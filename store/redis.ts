@@ -1,6 +1,7 @@
 import { Redis, type RedisOptions } from "ioredis";
 import { COMMAND_TIMEOUT_MS, reasonOf } from "./reason.ts";
 import { adviseOn } from "./redis-advice.ts";
+import { createReplicate } from "./replicate.ts";
 import { createShard, defineScripts, keysOf, PAGE } from "./shard.ts";
 import { createShelf } from "./shelf.ts";
 import type { WholeStore } from "./store.ts";
@@ -37,7 +38,8 @@ export const CLIENT = {
  */
 export async function openRedisStore(address: { url: string; waitReplicas?: number }): Promise<WholeStore> {
   const redis = await connectRedis(address.url);
-  const { usersOf, ...shard } = createShard(redis, { prefix: "", shards: 1, waitReplicas: address.waitReplicas ?? 0 });
+  const replicate = createReplicate(redis, address.waitReplicas ?? 0);
+  const { usersOf, ...shard } = createShard(redis, { prefix: "", shards: 1, replicate });
   const { board, top, user } = keysOf("");
 
   const check = () => explained(shard.check());

@@ -1,9 +1,10 @@
-import type { ChainableCommander, Cluster, Redis, Result } from "ioredis";
+import type { Cluster, Redis, Result } from "ioredis";
 import claimScript from "./claim.lua" with { type: "text" };
 import fencedScript from "./fenced.lua" with { type: "text" };
 import idsScript from "./ids.lua" with { type: "text" };
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
+import type { Replicate } from "./replicate.ts";
 import {
   bySpend,
   MARKER_WINDOW_SECONDS,
@@ -34,8 +35,6 @@ export const keysOf = (prefix: string) => ({
 
 /** Users that are read at a time: a millisecond of Redis, so that orders do not wait longer for it. */
 export const PAGE = 1_000;
-/** A replica answers in a millisecond or two; one that has not after a second is away. */
-export const REPLICAS_MS = 1_000;
 
 declare module "ioredis" {
   interface RedisCommander<Context> {
@@ -61,14 +60,14 @@ export interface ShardOptions {
   prefix: string;
   /** How many shards there are: each may hold its part of the most that is exact. */
   shards: number;
-  /** How many replicas must have what is recorded before it is answered. */
-  waitReplicas: number;
+  /** Where replicas must have what is recorded before it is answered. */
+  replicate: Replicate | undefined;
 }
 
 export type Shard = ReturnType<typeof createShard>;
 
 /** The orders of some users, or of all: everything that one `record` changes at once lies in one slot. */
-export function createShard(redis: Connection, { prefix, shards, waitReplicas }: ShardOptions) {
+export function createShard(redis: Connection, { prefix, shards, replicate }: ShardOptions) {
   const keys = keysOf(prefix);
   /** ARGV[1] to [4] of the record script. */
   const limits = [prefix, MARKER_WINDOW_SECONDS, Math.floor(MAX_TOTAL_CENTS / shards), MAX_TOP] as const;
@@ -87,9 +86,9 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
   }
 
   async function runRecord(days: string, rows: string): Promise<string> {
-    if (waitReplicas === 0) return await redis.recordOrders(keys.global, ...limits, days, rows);
-    const pipeline = redis.pipeline().recordOrders(keys.global, ...limits, days, rows);
-    return `${await replicated(pipeline, keys.check, waitReplicas)}`;
+    const args = [keys.global, ...limits, days, rows] as const;
+    if (!replicate) return await redis.recordOrders(...args);
+    return await replicate(keys.check, (pipeline) => pipeline.recordOrders(...args));
   }
 
   /**
@@ -102,12 +101,11 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
       return [`${low}`, `${mixed(high, shard)}`, chosen];
     });
     const text = JSON.stringify(rows);
-    const call = [keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, text] as const;
+    const args = [keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, text] as const;
     // A claim that is lost would let another shard count the id once more.
-    const answer =
-      waitReplicas === 0
-        ? await redis.claimOrders(...call)
-        : `${await replicated(redis.pipeline().claimOrders(...call), keys.check, waitReplicas)}`;
+    const answer = replicate
+      ? await replicate(keys.check, (pipeline) => pipeline.claimOrders(...args))
+      : await redis.claimOrders(...args);
     return wordsOf(answer, orders.length);
   }
 
@@ -165,19 +163,6 @@ export function createShard(redis: Connection, { prefix, shards, waitReplicas }:
   }
 
   return { record, claim, global, user, top, daily, knows, check, days, usersOf, places };
-}
-
-/**
- * Runs the pipeline and answers what its first command did, once so many replicas have all that the master of `key` was
- * told before. Rejects where they do not.
- */
-export async function replicated(pipeline: ChainableCommander, key: string, replicas: number): Promise<unknown> {
-  // The write between makes WAIT speak of this moment: after a reconnect a batch of duplicates would write nothing.
-  const answers = (await pipeline.set(key, "", "EX", 60).wait(replicas, REPLICAS_MS).exec()) ?? [];
-  for (const [error] of answers) if (error) throw error;
-  const having = Number(answers.at(-1)?.[1]);
-  if (having >= replicas) return answers[0]?.[1];
-  throw new Error(`only ${having} of ${replicas} replicas have it after ${REPLICAS_MS / 1000} s`);
 }
 
 /** Anything but one of the two digits for each order must not let a message be deleted. */

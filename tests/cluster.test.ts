@@ -311,7 +311,7 @@ describe("bun scripts/move.ts", () => {
 
     await expect(old.store.record([order()])).rejects.toThrow("closed");
     await expect(old.store.check()).rejects.toThrow(
-      /^Redis takes no orders: closed: the orders here are being moved, or have been$/,
+      /^Redis takes no orders: closed: orders are being moved from here; when they are in a cluster, start with REDIS_CLUSTER_NODES$/,
     );
     await using moved = await open();
     // What was in hand, and everything that SQS may deliver again.
@@ -421,9 +421,11 @@ describe("bun scripts/move.ts", () => {
     await recordAll(old.store, orders);
     const ended = await Promise.all([move({ REDIS_URL: url }).ended(), move({ REDIS_URL: url }).ended()]);
     expect(ended.map(({ code }) => code)).toEqual([0, 0]);
-    const said = ended.map(({ stderr }) => stderr).join();
-    expect(said).toContain("Waits for another move to end");
-    expect(said).toContain("All has been moved to 16 shards already");
+    expect(ended.map(({ stderr }) => stderr).join()).toContain("Waits for another move to end");
+    const results = ended.map(({ stdout }) => JSON.parse(stdout));
+    const pauses = results.map(({ pauseSeconds }) => pauseSeconds).toSorted((a) => (a === null ? 1 : -1));
+    expect(pauses).toEqual([expect.any(Number), null]);
+    for (const { orders: moved, shards } of results) expect([moved, shards]).toEqual([2000, 16]);
     await using moved = await open();
     expect(await findingsOf(moved.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
   });

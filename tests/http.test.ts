@@ -233,9 +233,11 @@ describe("problems", () => {
   });
 
   test("a wrong method is 405 and names the right one", async () => {
-    const response = await get("/stats/global", { method: "DELETE" });
-    expect([response.status, response.headers.get("allow")]).toEqual([405, "GET"]);
-    expect(response.headers.get("content-type")).toBe("application/problem+json");
+    for (const path of ["/stats/global", "/orders/recent"]) {
+      const response = await get(path, { method: "DELETE" });
+      expect([response.status, response.headers.get("allow")]).toEqual([405, "GET"]);
+      expect(response.headers.get("content-type")).toBe("application/problem+json");
+    }
   });
 
   test("a body that no route asks for is refused when it is large", async () => {

@@ -584,17 +584,22 @@ describe("redis", () => {
     await store.close();
   });
 
-  test("a batch that would make a set where there is something else writes nothing", async () => {
+  test("a list of an earlier time is refused: newer sets of ids would not be found", async () => {
     const url = redisServer.freshUrl();
     const store = await openStore({ kind: "redis", url });
     const redis = new Redis(url);
-    await store.record([order()]);
-    await redis.hset("global:stats", "total_orders", 10_000);
-    await redis.set("orders:ids:1:66", "somebody else's");
-    const [keys, { layers }] = [(await redis.keys("*")).sort(), await layersOf(redis)];
-    await expect(store.record([order()])).rejects.toThrow("WRONGTYPE");
-    expect((await redis.keys("*")).sort()).toEqual(keys);
-    expect((await layersOf(redis)).layers).toEqual(layers);
+    const record = () => store.record(Array.from({ length: 1000 }, () => order()));
+    await record();
+    const earlier = (await redis.get("orders:ids")) ?? "";
+    while ((await layersOf(redis)).layers[0]?.[1] === 64) await record();
+    const list = (await redis.get("orders:ids")) ?? "";
+    await redis.set("orders:ids", earlier);
+    const total = await store.global();
+    await expect(record()).rejects.toThrow("orders:ids is older than the order ids");
+    await expect(store.check()).rejects.toThrow("orders:ids is older than the order ids");
+    expect(await store.global()).toEqual(total);
+    await redis.set("orders:ids", list);
+    await record();
     redis.disconnect();
     await store.close();
   });
@@ -641,7 +646,7 @@ describe("redis", () => {
     ["a board of another type", ["SET", "orders:board:y:2024", "x"]],
     ["the first users of a board of another type", ["SET", "orders:top:w:2024-W50", "x"]],
     ["a board with what is not orders and cents", ["HSET", "orders:board:m:2024-12", "U2", "12"]],
-    ["markers that are not listed as they should be", ["HSET", "orders:ids", "x", "y"]],
+    ["ids that are not listed as they should be", ["HSET", "orders:ids", "x", "y"]],
     ["days of another type", ["SET", "orders:days", "x"]],
   ])("record() writes nothing where Redis holds %s", async (_, [name = "", ...args]) => {
     const url = redisServer.freshUrl();
