@@ -56,7 +56,7 @@ const bench = createCommand({
     http: "the API beside a bare Bun.serve with ioredis, a million users on the boards",
     dashboard: "a drain with a hundred of them open, and from sending an order until a browser shows it",
     memory: "of the process over a million orders, of Redis for an order and for a user; the start",
-    stores: "record() alone, Redis and SQLite",
+    stores: "record() alone: Redis, SQLite, and a cluster whose replicas are waited for",
     scale: "every part on a core of its own, one Redis and three masters, and what that comes to for many processes",
     endurance: "only by name: ten million orders of a million users in one run, a quarter of an hour",
   },

@@ -52,12 +52,23 @@ export async function startRedis(core?: number) {
   return { store, url, servers: [child], env: { REDIS_URL: url }, [Symbol.asyncDispose]: dispose };
 }
 
-/** An empty Redis Cluster of so many masters, three or more, without replicas, and the store on it. */
-export async function startCluster(masters: number, shards: number, core?: number): Promise<StoreRig> {
+interface ClusterSetting {
+  /** Three or more. */
+  masters: number;
+  /** Of each master. */
+  replicas?: number;
+  shards: number;
+  waitReplicas?: number;
+  core?: number;
+}
+
+/** An empty Redis Cluster and the store on it. */
+export async function startCluster(setting: ClusterSetting): Promise<StoreRig> {
+  const { masters, replicas = 0, shards, waitReplicas = 0, core } = setting;
   await using parts = new AsyncDisposableStack();
   const folder = mkdtempSync(join(tmpdir(), "bench-"));
   parts.defer(() => rmSync(folder, { recursive: true }));
-  const servers = Array.from({ length: masters }, (_, index) => {
+  const servers = Array.from({ length: masters * (1 + replicas) }, (_, index) => {
     const file = ["--dir", folder, "--cluster-config-file", `${index}.conf`];
     // Its bus is ten thousand above its port where no other is given, which may be no port at all.
     return parts.use(startServer(core, ["--cluster-enabled", "yes", "--cluster-port", `${freePort()}`, ...file]));
@@ -65,13 +76,20 @@ export async function startCluster(masters: number, shards: number, core?: numbe
   const nodes = servers.map(({ port }) => `127.0.0.1:${port}`);
   const first = servers[0] as Child;
   await waitFor(first, async () => {
-    await using creating = spawn(["redis-cli", "--cluster", "create", ...nodes, "--cluster-yes"], {}, "pipe");
+    const wanted = ["--cluster-replicas", `${replicas}`, "--cluster-yes"];
+    await using creating = spawn(["redis-cli", "--cluster", "create", ...nodes, ...wanted], {}, "pipe");
     return /All 16384 slots covered/.test(await creating.output());
   });
   const store = await waitFor(first, () =>
-    openStore({ kind: "cluster", nodes, shards, waitReplicas: 0 }).catch(() => false as const),
+    openStore({ kind: "cluster", nodes, shards, waitReplicas }).catch(() => false as const),
   );
   parts.defer(() => store.close());
+  const takesOrders = () =>
+    store.check().then(
+      () => true,
+      () => false,
+    );
+  await waitFor(first, takesOrders);
   const owned = parts.move();
   const env = { REDIS_CLUSTER_NODES: nodes.join() };
   return { store, servers, env, [Symbol.asyncDispose]: () => owned.disposeAsync() };

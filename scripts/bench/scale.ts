@@ -44,7 +44,8 @@ async function drainPinned(
   options: Options,
 ): Promise<Measurement> {
   await using emulator = await startEmulator(OTHER_CORE);
-  await using redis = masters === 1 ? await startRedis(OTHER_CORE) : await startCluster(masters, shards, OTHER_CORE);
+  const core = OTHER_CORE;
+  await using redis = masters === 1 ? await startRedis(core) : await startCluster({ masters, shards, core });
   const setting = { seed, users: options.users?.[0] ?? 1_000, days: options.days };
   const orders = await emulator.sqs.fill(generateOrders(setting, { mismatch: 2, duplicates: 2 }), messages);
   await using parts = new AsyncDisposableStack();
@@ -71,7 +72,7 @@ const PRICES = { millionRequests: 0.4, coreHour: 0.04048 + 2 * 0.004445, redisGi
 /** An order id stays for one to two windows of 29 days: on average a month and a half. With a replica. */
 const MONTHS_KEPT = 1.45 * 2;
 /** `bun run bench memory`: bytes of an order id; a cluster has each twice, as a marker and as a claim. */
-const MARKER_BYTES = 22.9;
+const MARKER_BYTES = 19.5;
 /** The same: memory of a process. */
 const PROCESS_GIB = 0.28;
 

@@ -8,7 +8,7 @@ import type { Order, Store } from "../../store/store.ts";
 import type { Options } from "../bench.ts";
 import { generateOrders, take } from "./orders.ts";
 import { type Child, cpuMicros } from "./processes.ts";
-import { startRedis } from "./rig.ts";
+import { startCluster, startRedis } from "./rig.ts";
 import { compare, type Measurement, type Sides, type Table } from "./rounds.ts";
 
 const BATCH_SIZES = [1, 10, 100];
@@ -27,7 +27,20 @@ export async function stores(options: Options): Promise<Table[]> {
       sides[`SQLite, ${count} users, batches of ${size}`] = (seed) => onSqlite(batches(seed), folder);
     }
   }
-  return [await compare("record()", sides, options)];
+  return [await compare("record()", sides, options), await cluster(options)];
+}
+
+/** What it costs to wait for a replica, with as many orders in a batch as a busy worker has. */
+async function cluster(options: Options): Promise<Table> {
+  const { days, orders = [50_000] } = options;
+  const batches = (seed: number) => batchesOf({ seed, users: 1_000, days }, Math.max(...orders), 300);
+  async function measure(seed: number, waitReplicas: number) {
+    await using redis = await startCluster({ masters: 3, replicas: 1, shards: 16, waitReplicas });
+    return await recordAll(redis.store, batches(seed));
+  }
+  const [waiting, other] = ["REDIS_WAIT_REPLICAS=1", "REDIS_WAIT_REPLICAS=0"];
+  const sides = { [other]: (seed: number) => measure(seed, 0), [waiting]: (seed: number) => measure(seed, 1) };
+  return await compare("record() in a cluster of 3 masters and 3 replicas", sides, options, [[waiting, other]]);
 }
 
 function batchesOf(setting: Parameters<typeof generateOrders>[0], orders: number, size: number): Order[][] {
