@@ -18,7 +18,9 @@ end
 -- The layers that `list` names, without those that are too old to matter
 local function layers_of(list, window_seconds, now)
   local text, layers = call("GET", list) or "", {}
-  if string.find(text, "closed", 1, true) then error("ERR closed: orders are being moved from here; when they are in a cluster, start with REDIS_CLUSTER_NODES") end
+  if string.find(text, "closed", 1, true) then
+    error("ERR closed: orders are being moved from here; when they are in a cluster, start with REDIS_CLUSTER_NODES")
+  end
   for number, sets, began, at in string.gmatch(text, "(%d+) (%d+) (%d+) (%d+)") do
     if #layers > 0 and at + window_seconds <= now then layers = {} end
     layers[#layers + 1] = { key = list .. ":" .. number .. ":", number = number, sets = tonumber(sets), began = began, at = at }
@@ -26,7 +28,7 @@ local function layers_of(list, window_seconds, now)
   local last = layers[#layers]
   -- Ids of sets that it does not know would not be found.
   if last and call("EXISTS", last.key .. last.sets) == 1 then
-    error("ERR " .. list .. " is older than the order ids that it tells of, or " .. last.key .. last.sets .. " is somebody else's")
+    error("ERR " .. list .. " is older than the ids that it tells of, or " .. last.key .. last.sets .. " is somebody else's")
   end
   return layers
 end
@@ -61,6 +63,8 @@ local function growth_of(layers, list, count, window_seconds, now)
   while count - last.began > IDS_PER_SET * last.sets and #splits < MOST_SPLITS do
     local new = last.sets
     local split = { from = last.key .. new - round_of(new), to = last.key .. new, ids = {} }
+    -- The next call says so.
+    if call("EXISTS", split.to) == 1 then break end
     last.sets = new + 1
     for _, id in ipairs(call("SMEMBERS", split.from)) do
       -- A double has room for these bits of it. The one below them is 0, so that it is not rounded up to the next.

@@ -584,6 +584,24 @@ describe("redis", () => {
     await store.close();
   });
 
+  test("sets grow up to where there is something else, and then nothing is counted", async () => {
+    const url = redisServer.freshUrl();
+    const store = await openStore({ kind: "redis", url });
+    const redis = new Redis(url);
+    const orders = Array.from({ length: 500 }, () => order());
+    await store.record(orders);
+    await redis.hset("global:stats", "total_orders", 10_000);
+    await redis.set("orders:ids:1:66", "somebody else's");
+    expect(await store.record(orders)).toEqual(Array(500).fill("duplicate"));
+    expect((await layersOf(redis)).layers.map(([, sets]) => sets)).toEqual([66]);
+    await expect(store.record([order()])).rejects.toThrow("orders:ids:1:66 is somebody else's");
+    expect(await store.global()).toMatchObject({ orders: 10_000 });
+    await redis.del("orders:ids:1:66");
+    expect(await store.record(orders)).toEqual(Array(500).fill("duplicate"));
+    redis.disconnect();
+    await store.close();
+  });
+
   test("a list of an earlier time is refused: newer sets of ids would not be found", async () => {
     const url = redisServer.freshUrl();
     const store = await openStore({ kind: "redis", url });
@@ -595,8 +613,8 @@ describe("redis", () => {
     const list = (await redis.get("orders:ids")) ?? "";
     await redis.set("orders:ids", earlier);
     const total = await store.global();
-    await expect(record()).rejects.toThrow("orders:ids is older than the order ids");
-    await expect(store.check()).rejects.toThrow("orders:ids is older than the order ids");
+    await expect(record()).rejects.toThrow("orders:ids is older than the ids");
+    await expect(store.check()).rejects.toThrow("orders:ids is older than the ids");
     expect(await store.global()).toEqual(total);
     await redis.set("orders:ids", list);
     await record();
