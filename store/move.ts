@@ -188,7 +188,9 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
         const written = [...indices].map(async ([shard, ofShard]) => {
           const users = ofShard.map((index) => ({ userId: userIds[index] ?? "", ...(places[index] ?? NOTHING) }));
           sums[shard] = users.reduce(add, sums[shard] ?? NOTHING);
-          first[shard] = [...(first[shard] ?? []), ...users].sort(bySpend).slice(0, MAX_TOP);
+          const candidates = first[shard] ?? [];
+          candidates.push(...users);
+          if (candidates.length > 4 * MAX_TOP) first[shard] = firstOf(candidates);
           const { board: boardKey, user } = keys[shard] as (typeof keys)[0];
           const fields = users.flatMap((each) => [each.userId, inWords(each)]);
           const ownTotals = isDay ? ofShard.map((index) => totalOf(user(userIds[index] ?? ""), totals[index])) : [];
@@ -199,8 +201,8 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
     }
     for (const [shard, { top, board: key, days }] of keys.entries()) {
       const commands: (string | number)[][] = [["DEL", top(board)]];
-      const ranked = (first[shard] ?? []).flatMap(({ userId, cents }) => [`-${cents}`, userId]);
-      if ((await cluster.hlen(key(board))) > MAX_TOP) commands.push(["ZADD", top(board), ...ranked]);
+      const ranked = () => firstOf(first[shard] ?? []).flatMap(({ userId, cents }) => [`-${cents}`, userId]);
+      if ((await cluster.hlen(key(board))) > MAX_TOP) commands.push(["ZADD", top(board), ...ranked()]);
       if (isDay && sums[shard]?.orders) commands.push(["HSET", days, board, inWords(sums[shard])]);
       await write(shard, commands);
     }
@@ -317,6 +319,8 @@ const totalOf = (key: string, { orders, cents }: Totals = NOTHING) => [
   "total_spend",
   decimal(cents),
 ];
+
+const firstOf = (users: UserTotals[]) => users.toSorted(bySpend).slice(0, MAX_TOP);
 
 const decimal = (cents: number) => `${Math.floor(cents / 100)}.${`${cents % 100}`.padStart(2, "0")}`;
 
