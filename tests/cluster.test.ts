@@ -30,7 +30,9 @@ async function open(address: StoreAddress = cluster.address()) {
 const DAYS = ["2023-12-31", "2024-01-01", "2024-12-13", "2024-12-30", "2025-01-01"];
 /** A command to whichever master has the key; the others refuse it. */
 async function onMasters(...command: [string, ...string[]]) {
-  for (const { port } of await cluster.masters()) await cli(port, ...command);
+  const answers: string[] = [];
+  for (const { port } of await cluster.masters()) answers.push(await cli(port, ...command));
+  return answers;
 }
 
 /** Of many users and days, so that every shard has some. */
@@ -298,15 +300,16 @@ describe("bun scripts/move.ts", () => {
   test("moves a single Redis while orders arrive, killed again and again, and counts nothing twice", async () => {
     const url = redis.freshUrl();
     await using old = await open({ kind: "redis", url });
-    const orders = someOrders(6000);
-    await recordAll(old.store, orders.slice(0, 3000));
-    const counting = startCounting(old.store, orders.slice(3000));
+    // More than the first sets of ids are for.
+    const orders = someOrders(10_000);
+    await recordAll(old.store, orders.slice(0, 7000));
+    const counting = startCounting(old.store, orders.slice(7000));
     for (const line of ["pass 1", "pass 2", "Counting stops"]) await killAt(line, move({ REDIS_URL: url }).child);
     const { code, stdout, stderr } = await move({ REDIS_URL: url }).ended();
     expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
     expect(stderr).toContain("Counting may go on, in 16 shards");
     await counting.stop();
-    const counted = 3000 + counting.at();
+    const counted = 7000 + counting.at();
     expect(JSON.parse(stdout).orders).toBeGreaterThanOrEqual(counted);
 
     await expect(old.store.record([order()])).rejects.toThrow("closed");
@@ -413,6 +416,20 @@ describe("bun scripts/move.ts", () => {
     expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
     expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
   });
+
+  test("knows all ids of many sets after a move, whoever they come with", async () => {
+    await using opened = await open(cluster.address({ shards: 2 }));
+    const orders = someOrders(16_000);
+    await recordAll(opened.store, orders);
+    const [list = ""] = (await onMasters("GET", `${prefixesOf(2)[0]}orders:claims`)).filter((text) => /^1 /.test(text));
+    expect(Number(list.split(" ")[1])).toBeGreaterThan(70);
+    expect(await move({}, "--shards", "3").ended()).toMatchObject({ code: 0 });
+    const others = orders.map((one) => ({ ...one, userId: `not ${one.userId}` }));
+    for (const again of [orders, others])
+      for (let at = 0; at < again.length; at += 1000)
+        expect(await opened.store.record(again.slice(at, at + 1000))).toEqual(Array(1000).fill("duplicate"));
+    expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
+  }, 60_000);
 
   test("two at once take turns, and the second finds it done", async () => {
     const url = redis.freshUrl();
