@@ -217,9 +217,9 @@ export async function connectCluster({ nodes, username, password, tls }: Cluster
     return cluster;
   } catch (error) {
     cluster.disconnect();
-    throw new Error(`Cannot reach the Redis cluster at ${nodes.join(", ")}: ${reasonOf(reason ?? error)}`, {
-      cause: error,
-    });
+    const said = reasonOf(reason ?? error);
+    const why = said.includes("cluster support disabled") ? "it is a single Redis. Name it with REDIS_URL" : said;
+    throw new Error(`Cannot reach the Redis cluster at ${nodes.join(", ")}: ${why}`, { cause: error });
   } finally {
     clearTimeout(timer);
   }

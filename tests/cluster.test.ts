@@ -200,7 +200,9 @@ test("opening rejects with one sentence when there is no cluster, or none that l
   await expect(open(address(["127.0.0.1:1"]))).rejects.toThrow(
     "Cannot reach the Redis cluster at 127.0.0.1:1: not connected",
   );
-  await expect(open(address([`127.0.0.1:${redis.port}`]))).rejects.toThrow("cluster support disabled");
+  await expect(open(address([`127.0.0.1:${redis.port}`]))).rejects.toThrow(
+    "it is a single Redis. Name it with REDIS_URL",
+  );
   const asSingle = open({ kind: "redis", url: `redis://127.0.0.1:${cluster.ports[0]}` });
   await expect(asSingle).rejects.toThrow("it is a node of a Redis Cluster. Name it with REDIS_CLUSTER_NODES");
   for (const port of cluster.ports) await cli(port, "ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all");
