@@ -1,13 +1,14 @@
 -- What remembers order ids; stands before record.lua and claim.lua.
--- An id is two integers in one of many sets, which Redis keeps at 8 bytes each up to 512 of them (its default). Both say
--- which set it is: bits 37 to 62 are the same number. The sets grow with the ids, one at a time, so that no order pays
+-- An id is two integers of 19 digits in one of many sets, which Redis keeps at 8 bytes each up to 512 of them (its default).
+-- The first eight digits of both choose the set. The sets grow with the ids, one at a time, so that no order pays
 -- for many (linear hashing, W. Litwin, VLDB 1980): a new set takes the ids from an older one that now choose it.
 -- The sets of a window are a layer. Only the last layer is written; when it is a window old another begins, and the old one
 -- is looked into for one more window. A key lists them: number, sets, the count of ids and the time (seconds) at the begin.
 -- Where the word `closed` stands there too, the orders are being moved, or have been: nothing may be written.
-local call, format, match, floor = redis.call, string.format, string.match, math.floor
--- A set that is to be split soon has twice as many ids as IDS_PER_SET, and no more than 256 but by a rare chance.
-local FIRST_SETS, IDS_PER_SET, MOST_SPLITS = 64, 96, 16
+local call, format, match = redis.call, string.format, string.match
+-- A set that is to be split soon has twice as many ids as IDS_PER_SET, and no more than 256 but by a rare chance. There are
+-- not more sets than eight digits can choose: 3.2 billion ids, and more make the sets larger.
+local FIRST_SETS, IDS_PER_SET, MOST_SPLITS, MOST_SETS = 64, 96, 16, 2 ^ 25
 
 -- While a slot moves to another node its keys lie on both, and a key that is missing here may be there. Asking for two that
 -- are nowhere is an error then on either side: nothing has been written yet, and nothing is until the slot has moved.
@@ -60,15 +61,14 @@ local function growth_of(layers, list, count, window_seconds, now)
     layers[#layers + 1] = { key = list .. ":" .. number .. ":", number = number, sets = FIRST_SETS, began = count, at = at }
     return splits
   end
-  while count - last.began > IDS_PER_SET * last.sets and #splits < MOST_SPLITS do
+  while count - last.began > IDS_PER_SET * last.sets and last.sets < MOST_SETS and #splits < MOST_SPLITS do
     local new = last.sets
     local split = { from = last.key .. new - round_of(new), to = last.key .. new, ids = {} }
     -- The next call says so.
     if call("EXISTS", split.to) == 1 then break end
     last.sets = new + 1
     for _, id in ipairs(call("SMEMBERS", split.from)) do
-      -- A double has room for these bits of it. The one below them is 0, so that it is not rounded up to the next.
-      if set_of(last.sets, floor(id / 2 ^ 37)) == new then table.insert(split.ids, id) end
+      if set_of(last.sets, tonumber(id:sub(-19, -12))) == new then table.insert(split.ids, id) end
     end
     splits[#splits + 1] = split
   end

@@ -4,14 +4,15 @@ import { scan } from "./redis.ts";
 import type { Replicate } from "./replicate.ts";
 import {
   type Connection,
+  claimOf,
   createShard,
   digestOf,
   foundIn,
+  type IdDigest,
   isIn,
   keysOf,
   type Layers,
   layersOf,
-  mixed,
   type Shard,
 } from "./shard.ts";
 import { MARKER_WINDOW_SECONDS, type Order } from "./store.ts";
@@ -102,12 +103,20 @@ async function readEarlier(redis: Connection, shards: number) {
   async function wasCounted({ id, userId }: Order): Promise<boolean> {
     const digest = digestOf(id);
     const [own, home] = [shardOf(userId, shards), digest.home % shards];
-    const { low, high, chosen } = digest;
     const [counted, claimed] = await Promise.all([
       isIn(redis, keys[own]?.ids ?? "", ids[own] ?? [], digest),
-      foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], low, mixed(high, own), chosen),
+      isOthers(home, own, digest),
     ]);
-    return counted || claimed.some(([claim, own]) => claim && !own);
+    return counted || claimed;
+  }
+
+  /** Whether another shard than `own` has the id. Half of it alone does not tell: of billions two share one. */
+  async function isOthers(home: number, own: number, { low, high, chosen }: IdDigest): Promise<boolean> {
+    const ask = (integers: string[]) => foundIn(redis, keys[home]?.claims ?? "", claims[home] ?? [], chosen, integers);
+    const found = await ask([low, claimOf(high, own)]);
+    if (!found.some(([half, mine]) => half && !mine)) return false;
+    const others = [...keys.keys()].filter((shard) => shard !== own).map((shard) => claimOf(high, shard));
+    return (await ask([low, ...others])).some(([half, ...theirs]) => half && theirs.includes(true));
   }
 
   /** Whether an order of this id, whoever's, was counted there. */

@@ -5,7 +5,7 @@
 -- ARGV[3]  the most that total_revenue may reach, cents
 -- ARGV[4]  TOP, the most users that a read of a board asks for; never more than before on the same data
 -- ARGV[5]  JSON array: for each day of the batch its boards of day, week, month and year
--- ARGV[6]  JSON array: for each order, at most 1000, two halves of its id's digest (int64 as text), a number that
+-- ARGV[6]  JSON array: for each order, at most 1000, two halves of its id's digest (integers as text), a number that
 --          chooses its set, user id, cents and which of the days, from 1. One argument is cheaper than thousands
 -- Returns  a text of as many digits as orders, 1 (counted) or 0 (duplicate)
 -- Without orders it writes one key that nobody reads: whether it may.

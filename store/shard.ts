@@ -79,7 +79,7 @@ export function createShard(redis: Connection, { prefix, shards, replicate }: Sh
     for (const { id, userId, cents, day } of orders) {
       if (!days.includes(day)) days.push(day);
       const { low, high, chosen } = digestOf(id);
-      rows.push(`${low}`, `${high}`, chosen, userId, cents, days.indexOf(day) + 1);
+      rows.push(low, high, chosen, userId, cents, days.indexOf(day) + 1);
     }
     const answer = await runRecord(JSON.stringify(days.map(boardsOf)), JSON.stringify(rows));
     return wordsOf(answer, orders.length).map((one) => (one ? "recorded" : "duplicate"));
@@ -98,10 +98,10 @@ export function createShard(redis: Connection, { prefix, shards, replicate }: Sh
   async function claim(orders: readonly { id: string; shard: number }[]): Promise<boolean[]> {
     const rows = orders.flatMap(({ id, shard }) => {
       const { low, high, chosen } = digestOf(id);
-      return [`${low}`, `${mixed(high, shard)}`, chosen];
+      return [low, claimOf(high, shard), chosen];
     });
     const text = JSON.stringify(rows);
-    const args = [keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, text] as const;
+    const args = [keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, shards, text] as const;
     // A claim that is lost would let another shard count the id once more.
     const answer = replicate
       ? await replicate(keys.check, (pipeline) => pipeline.claimOrders(...args))
@@ -173,12 +173,14 @@ function wordsOf(answer: string, orders: number): boolean[] {
 
 const digest = new Uint8Array(32);
 const words = new Uint32Array(digest.buffer);
-const [low, high] = [new BigInt64Array(digest.buffer, 0, 1), new BigInt64Array(digest.buffer, 8, 1)];
 
 export interface IdDigest {
-  /** 98 bits of the id's SHA-256 in two integers, one negative: both say in bits 37 to 62 what chooses its set (ids.lua). */
-  low: bigint;
-  high: bigint;
+  /**
+   * 98 bits of the id's SHA-256 in two integers of 19 digits, one negative. The first eight digits are the same in both and
+   * choose its set (ids.lua).
+   */
+  low: string;
+  high: string;
   chosen: number;
   /** What chooses the shard of its claim. */
   home: number;
@@ -186,15 +188,22 @@ export interface IdDigest {
 
 export function digestOf(id: string): IdDigest {
   Bun.SHA256.hash(id, digest);
-  const [, first = 0, , second = 0, home = 0] = words;
-  // Bit 63 tells the two from each other; bit 36 is 0.
-  words[1] = first & 0x7fff_ffef;
-  words[3] = (first & 0x7fff_ffe0) | (second & 0xf) | 0x8000_0000;
-  return { low: low[0] as bigint, high: high[0] as bigint, chosen: (first & 0x7fff_ffff) >>> 5, home };
+  const [first = 0, second = 0, third = 0, fourth = 0, fifth = 0, home = 0] = words;
+  // With the bit above these 25 it is always eight digits.
+  const chosen = 2 ** 25 + (first >>> 7);
+  return {
+    low: `${chosen}${elevenDigits(second, third)}`,
+    high: `-${chosen}${elevenDigits(fourth, fifth)}`,
+    chosen,
+    home,
+  };
 }
 
-/** Tells a claim of one shard from that of another. */
-export const mixed = (high: bigint, shard: number) => high ^ BigInt(shard);
+/** Of 53 bits. */
+const elevenDigits = (a: number, b: number) => `${1e11 + ((a * 2 ** 21 + (b >>> 11)) % 1e11)}`.slice(1);
+
+/** Half of an id's digest as the claim of a shard has it: its last three digits are the shard. */
+export const claimOf = (high: string, shard: number) => `${high.slice(0, -3)}${`${shard}`.padStart(3, "0")}`;
 
 /** The layers of a list (ids.lua) that the scripts would look into: one ends when the next begins. */
 export function layersOf(list: string, nowSeconds: number) {
@@ -216,24 +225,17 @@ function setOf(sets: number, chosen: number): number {
   return set < sets ? set : set - round;
 }
 
-/** Which of an id's two integers are in one of the layers. */
-export async function foundIn(
-  redis: Connection,
-  list: string,
-  layers: Layers,
-  low: bigint,
-  high: bigint,
-  chosen: number,
-) {
+/** Which of the integers of an id are there, for each layer. */
+export async function foundIn(redis: Connection, list: string, layers: Layers, chosen: number, integers: string[]) {
   const found = layers.map(({ number, sets }) =>
-    redis.smismember(`${list}:${number}:${setOf(sets, chosen)}`, `${low}`, `${high}`),
+    redis.smismember(`${list}:${number}:${setOf(sets, chosen)}`, integers),
   );
-  return (await Promise.all(found)).map(([first, second]) => [first === 1, second === 1] as const);
+  return (await Promise.all(found)).map((ofLayer) => ofLayer.map((there) => there === 1));
 }
 
-/** Whether an id is in one of the layers for sure. */
+/** Whether an id is in one of the layers. */
 export async function isIn(redis: Connection, list: string, layers: Layers, { low, high, chosen }: IdDigest) {
-  return (await foundIn(redis, list, layers, low, high, chosen)).some(([first, second]) => first && second);
+  return (await foundIn(redis, list, layers, chosen, [low, high])).some((halves) => !halves.includes(false));
 }
 
 /** "orders cents", as the store's own hashes hold them. */

@@ -4,7 +4,7 @@ import { auditStore } from "../store/audit.ts";
 import { prefixesOf, shardOf } from "../store/layout.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { digestOf } from "../store/shard.ts";
-import type { Order, WholeStore } from "../store/store.ts";
+import { MARKER_WINDOW_SECONDS, type Order, type WholeStore } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { cli, type RedisCluster, startRedisCluster } from "./support/redis-cluster.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
@@ -432,6 +432,30 @@ describe("bun scripts/move.ts", () => {
         expect(await opened.store.record(again.slice(at, at + 1000))).toEqual(Array(1000).fill("duplicate"));
     expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, ...sumOf(orders) });
   }, 60_000);
+
+  test("an id is not taken for another that shares half of its digest, before a move and after", async () => {
+    await using opened = await open(cluster.address({ shards: 2 }));
+    await recordAll(opened.store, someOrders(100));
+    const [before, next, after] = someOrders(3) as [Order, Order, Order];
+    for (const { id } of [before, next, after]) {
+      const { home, chosen, low } = digestOf(id);
+      await onMasters("SADD", `${prefixesOf(2)[home % 2]}orders:claims:1:${chosen % 64}`, low);
+    }
+    const copies = (one: Order) => opened.store.record([one, { ...one, userId: "U9" }, { ...one, userId: "U10" }]);
+    expect(await copies(before)).toEqual(["recorded", "duplicate", "duplicate"]);
+    // Another layer begins.
+    for (const prefix of prefixesOf(2)) {
+      const list = (await onMasters("GET", `${prefix}orders:claims`)).find((text) => text.startsWith("1 64 ")) ?? "";
+      const begun = Number(list.split(" ")[3]) - MARKER_WINDOW_SECONDS;
+      await onMasters("SET", `${prefix}orders:claims`, `1 64 0 ${begun}`);
+    }
+    expect(await copies(before)).toEqual(Array(3).fill("duplicate"));
+    expect(await copies(next)).toEqual(["recorded", "duplicate", "duplicate"]);
+    expect(await move({}, "--shards", "3").ended()).toMatchObject({ code: 0 });
+    expect(await copies(before)).toEqual(Array(3).fill("duplicate"));
+    expect(await copies(after)).toEqual(["recorded", "duplicate", "duplicate"]);
+    expect(await opened.store.global()).toMatchObject({ orders: 103 });
+  });
 
   test("two at once take turns, and the second finds it done", async () => {
     const url = redis.freshUrl();
