@@ -8,7 +8,7 @@ import { latency } from "./bench/latency.ts";
 import { memory } from "./bench/memory.ts";
 import type { Spread, Table } from "./bench/rounds.ts";
 import { endurance, scale } from "./bench/scale.ts";
-import { stores } from "./bench/stores.ts";
+import { replicas, stores } from "./bench/stores.ts";
 import { type Context, createCommand, type Result, type Values } from "./command.ts";
 
 const INTEGER = { takes: "integer" } as const;
@@ -39,6 +39,7 @@ const SUITES: Record<string, (options: Options) => Promise<Table[]>> = {
   dashboard,
   memory,
   stores,
+  replicas,
   scale,
 };
 /** Only by name: it takes a quarter of an hour. */
@@ -56,7 +57,8 @@ const bench = createCommand({
     http: "the API beside a bare Bun.serve with ioredis, a million users on the boards",
     dashboard: "a drain with a hundred of them open, and from sending an order until a browser shows it",
     memory: "of the process over a million orders, of Redis for an order and for a user; the start",
-    stores: "record() alone: Redis, SQLite, and a cluster whose replicas are waited for",
+    stores: "record() alone, Redis and SQLite",
+    replicas: "the same in a cluster, with and without waiting for a replica",
     scale: "every part on a core of its own, one Redis and three masters, and what that comes to for many processes",
     endurance: "only by name: ten million orders of a million users in one run, a quarter of an hour",
   },

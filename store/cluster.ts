@@ -1,5 +1,5 @@
 import { Cluster, type Redis } from "ioredis";
-import { LAYOUTS_KEY, type Layout, readLayout, shardOf } from "./layout.ts";
+import { beginLayout, LAYOUTS_KEY, type Layout, readLayout, shardOf } from "./layout.ts";
 import { COMMAND_TIMEOUT_MS, reasonOf } from "./reason.ts";
 import { CLIENT, CONNECTION, explained, retryPauseMs, scan } from "./redis.ts";
 import { adviseOn } from "./redis-advice.ts";
@@ -48,14 +48,23 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
     const before = known;
     known = (async () => {
       const last = await before.catch(() => undefined);
-      return last && (await cluster.get(LAYOUTS_KEY)) === last.text ? last : await read();
+      return last && ((await cluster.get(LAYOUTS_KEY)) ?? "") === last.text ? last : await read();
     })();
     // Whoever asks meanwhile waits for the same answer: an old one would be as good as none.
     return await known;
   }
 
+  /** Only what writes makes a cluster one that orders are counted in. */
+  async function layoutToWrite(): Promise<Layout> {
+    if ((await layout()).text === "") {
+      await beginLayout(cluster, address.shards);
+      readAt = -LAYOUT_MS;
+    }
+    return await layout();
+  }
+
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
-    const { shards, earlier } = await layout();
+    const { shards, earlier } = await layoutToWrite();
     const answers = orders.map((order) => answered.get(order));
     const open = () => [...orders.keys()].filter((index) => answers[index] === undefined);
     const at = (index: number) => orders[index] as Order;
@@ -158,7 +167,11 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
     return totals;
   }
 
-  const check = () => explained(each((shard) => shard.check()).then(() => {}));
+  async function checkAll() {
+    await Promise.all((await layoutToWrite()).shards.map((shard) => shard.check()));
+  }
+
+  const check = () => explained(checkAll());
   const advice = () => adviseOnAll(cluster.nodes("master"), waitReplicas);
   const close = async () => cluster.disconnect();
 

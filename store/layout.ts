@@ -43,6 +43,7 @@ export function prefixesOf(shards: number): string[] {
 export const FILLING = "filling";
 
 export interface Layout {
+  /** As it stands in the cluster; "" in one that holds no orders yet. */
   text: string;
   shards: Shard[];
   prefixes: string[];
@@ -50,9 +51,11 @@ export interface Layout {
   earlier: Awaited<ReturnType<typeof readEarlier>>[];
 }
 
-/** The layout that the cluster is in; a new cluster begins with `wanted` shards. */
+/** The layout that the cluster is in; a new cluster is to begin with `wanted` shards, and is in none before. */
 export async function readLayout(redis: Cluster, wanted: number, replicate?: Replicate): Promise<Layout> {
-  const text = (await redis.get(LAYOUTS_KEY)) ?? (await begin(redis, wanted));
+  const begun = await redis.get(LAYOUTS_KEY);
+  if (begun === null) await refuseLost(redis);
+  const text = begun ?? `${wanted}`;
   if (text === FILLING) throw new Error("Orders are being moved into this cluster: wait until that is done");
   const [current = 0, ...others] = text.split(" ").map((each) => Number(each.split("@")[0]));
   const movedAt = text.split(" ").map((each) => Number(each.split("@")[1] ?? 0));
@@ -60,23 +63,22 @@ export async function readLayout(redis: Cluster, wanted: number, replicate?: Rep
   const relevant = others.filter((_, index) => (movedAt[index + 1] ?? 0) > oldest);
   const prefixes = prefixesOf(current);
   return {
-    text,
+    text: begun ?? "",
     prefixes,
     shards: prefixes.map((prefix) => createShard(redis, { prefix, shards: current, replicate })),
     earlier: await Promise.all(relevant.map((shards) => readEarlier(redis, shards))),
   };
 }
 
-async function begin(redis: Cluster, wanted: number): Promise<string> {
-  const lost = await hasShards(redis);
+/** Of several processes that start at once the first one's number counts. */
+export const beginLayout = (redis: Cluster, wanted: number) => redis.set(LAYOUTS_KEY, `${wanted}`, "NX");
+
+async function refuseLost(redis: Cluster) {
   // Another process may have begun, and counted, while this one looked.
-  if (lost && !(await redis.exists(LAYOUTS_KEY)))
-    throw new Error(
-      `${LAYOUTS_KEY}, which tells how many shards there are, is lost: restore it, or begin with an empty cluster`,
-    );
-  // Of several processes that start at once the first one's number counts.
-  await redis.set(LAYOUTS_KEY, `${wanted}`, "NX");
-  return (await redis.get(LAYOUTS_KEY)) ?? "";
+  if (!(await hasShards(redis)) || (await redis.exists(LAYOUTS_KEY))) return;
+  throw new Error(
+    `${LAYOUTS_KEY}, which tells how many shards there are, is lost: restore it, or begin with an empty cluster`,
+  );
 }
 
 async function hasShards(redis: Cluster): Promise<boolean> {

@@ -8,8 +8,8 @@ import { type Connection, keysOf } from "./shard.ts";
 import { bySpend, MAX_TOP, type Totals, type UserTotals, type WholeStore } from "./store.ts";
 
 /**
- * How far a move has come: the board totals copied last, where it goes, and whose turn it is. Gone when it is done. In the
- * slot of the layouts, as is the lock, so that what changes both is one step.
+ * How far a move has come: the board totals copied last, when counting was stopped, where it goes, and whose turn it is.
+ * Gone when it is done. In the slot of the layouts, as is the lock, so that what changes both is one step.
  */
 const MOVE_KEY = `{${LAYOUTS_KEY}}:move`;
 /** One move at a time. One that dies leaves the lock for as long as this. */
@@ -36,7 +36,7 @@ export interface Moved {
   cents: number;
   shards: number;
   boards: number;
-  /** How long nothing was counted; null where all had been moved before. */
+  /** How long nothing was counted, runs before included; null where all had been moved before. */
   pauseSeconds: number | null;
 }
 
@@ -71,17 +71,19 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
   async function move(): Promise<Moved> {
     if (await isDone()) return { ...(await source.global()), shards, boards, pauseSeconds: null };
     await begin();
-    let closedAt = performance.now();
-    if ((await cluster.hget(MOVE_KEY, "phase")) !== "opening") {
+    const [phase, closedAt] = await cluster.hmget(MOVE_KEY, "phase", "closed");
+    if (phase !== "opening") {
       // The second pass has what was counted during the first; what is left to copy after the closing is small.
-      for (const pass of [1, 2]) {
+      for (const pass of closedAt ? [] : [1, 2]) {
         const copied = await copyChanged();
         boards = Math.max(boards, copied);
         say(`${copied} boards copied while orders are counted, pass ${pass}`);
       }
-      closedAt = performance.now();
+      await turn.write(["HSETNX", MOVE_KEY, "closed", `${Date.now()}`]);
       await closeSource();
-      say(`Counting stops: ${await copyChanged()} boards have changed meanwhile`);
+      const changed = await copyChanged();
+      boards = Math.max(boards, changed);
+      say(`Counting stops: ${changed} boards have changed meanwhile`);
       if (!inPlace) await copyMarkers();
       await writeTotals();
       await settled(prefixes);
@@ -90,7 +92,7 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
     }
     const total = await source.global();
     await open();
-    const pauseSeconds = Math.round((performance.now() - closedAt) / 100) / 10;
+    const pauseSeconds = Math.round((Date.now() - Number(await cluster.hget(MOVE_KEY, "closed"))) / 100) / 10;
     say(`Counting may go on, in ${shards} shards`);
     if (inPlace) await removeSource();
     await turn.write(["DEL", MOVE_KEY]);

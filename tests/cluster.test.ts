@@ -92,6 +92,16 @@ describe("the shards", () => {
     expect(await second.store.global()).toEqual(sumOf(orders));
   });
 
+  test("whoever only reads leaves an empty cluster empty", async () => {
+    await using opened = await open();
+    expect(await findingsOf(opened.store)).toEqual({ differences: [], moved: false, orders: 0, cents: 0 });
+    expect(await opened.store.top("y:2024", 10)).toEqual([]);
+    const left = await Promise.all((await cluster.masters()).map(({ port }) => cli(port, "DBSIZE")));
+    expect(left).toEqual(["0", "0", "0"]);
+    await opened.store.check();
+    expect(await onMasters("GET", "orders:layouts")).toContain("16");
+  });
+
   test("a cluster that has lost the number of its shards takes no orders, rather than count old ones again", async () => {
     await using opened = await open();
     await recordAll(opened.store, someOrders(100));
@@ -310,13 +320,15 @@ describe("bun scripts/move.ts", () => {
     const { code, stdout, stderr } = await move({ REDIS_URL: url }).ended();
     expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
     expect(stderr).toContain("Counting may go on, in 16 shards");
+    // Counting has been stopped since the run before.
+    expect(stderr).not.toContain("while orders are counted");
     await counting.stop();
     const counted = 7000 + counting.at();
     expect(JSON.parse(stdout).orders).toBeGreaterThanOrEqual(counted);
 
     await expect(old.store.record([order()])).rejects.toThrow("closed");
     await expect(old.store.check()).rejects.toThrow(
-      /^Redis takes no orders: closed: orders are being moved from here; when they are in a cluster, start with REDIS_CLUSTER_NODES$/,
+      /^Redis takes no orders: closed: orders are being moved from here\. Let the move end, or run it again; in a cluster then, start with REDIS_CLUSTER_NODES$/,
     );
     await using moved = await open();
     // What was in hand, and everything that SQS may deliver again.

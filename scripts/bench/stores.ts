@@ -27,11 +27,11 @@ export async function stores(options: Options): Promise<Table[]> {
       sides[`SQLite, ${count} users, batches of ${size}`] = (seed) => onSqlite(batches(seed), folder);
     }
   }
-  return [await compare("record()", sides, options), await cluster(options)];
+  return [await compare("record()", sides, options)];
 }
 
 /** What it costs to wait for a replica, with as many orders in a batch as a busy worker has. */
-async function cluster(options: Options): Promise<Table> {
+export async function replicas(options: Options): Promise<Table[]> {
   const { days, orders = [50_000] } = options;
   const batches = (seed: number) => batchesOf({ seed, users: 1_000, days }, Math.max(...orders), 300);
   async function measure(seed: number, waitReplicas: number) {
@@ -40,7 +40,7 @@ async function cluster(options: Options): Promise<Table> {
   }
   const [waiting, other] = ["REDIS_WAIT_REPLICAS=1", "REDIS_WAIT_REPLICAS=0"];
   const sides = { [other]: (seed: number) => measure(seed, 0), [waiting]: (seed: number) => measure(seed, 1) };
-  return await compare("record() in a cluster of 3 masters and 3 replicas", sides, options, [[waiting, other]]);
+  return [await compare("record() in a cluster of 3 masters and 3 replicas", sides, options, [[waiting, other]])];
 }
 
 function batchesOf(setting: Parameters<typeof generateOrders>[0], orders: number, size: number): Order[][] {
