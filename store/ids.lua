@@ -20,7 +20,8 @@ end
 local function layers_of(list, window_seconds, now)
   local text, layers = call("GET", list) or "", {}
   if string.find(text, "closed", 1, true) then
-    error("ERR closed: orders are being moved from here. Let the move end, or run it again; in a cluster then, start with REDIS_CLUSTER_NODES")
+    local next = list:sub(1, 1) == "{" and "" or "; then start with REDIS_CLUSTER_NODES"
+    error("ERR closed: orders are being moved from here. Let the move end, or run it again" .. next)
   end
   for number, sets, began, at in string.gmatch(text, "(%d+) (%d+) (%d+) (%d+)") do
     if #layers > 0 and at + window_seconds <= now then layers = {} end

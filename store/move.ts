@@ -150,7 +150,9 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
 
   function refuseOthers(layouts: string) {
     if (!inPlace && layouts !== "")
-      throw new Error(`The cluster is in use already (${LAYOUTS_KEY} is there): begin with an empty one`);
+      throw new Error(
+        `The cluster is in use already (${LAYOUTS_KEY} is there): name an empty one, or leave REDIS_URL out to move within it`,
+      );
     if (inPlace && layouts === "")
       throw new Error("The cluster holds no orders: REDIS_URL names the Redis to move from");
     // The new shards would have the names of the old, whose order ids are still looked up.

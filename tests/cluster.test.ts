@@ -328,7 +328,7 @@ describe("bun scripts/move.ts", () => {
 
     await expect(old.store.record([order()])).rejects.toThrow("closed");
     await expect(old.store.check()).rejects.toThrow(
-      /^Redis takes no orders: closed: orders are being moved from here\. Let the move end, or run it again; in a cluster then, start with REDIS_CLUSTER_NODES$/,
+      /^Redis takes no orders: closed: orders are being moved from here\. Let the move end, or run it again; then start with REDIS_CLUSTER_NODES$/,
     );
     await using moved = await open();
     // What was in hand, and everything that SQS may deliver again.
