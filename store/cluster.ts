@@ -20,6 +20,7 @@ export interface ClusterAddress {
 }
 
 const SLOTS_REFRESH_MS = 1_000;
+const RETRY_MS = 50;
 /** A move to another number of shards is noticed in this time by whoever only reads. */
 const LAYOUT_MS = 1_000;
 
@@ -64,6 +65,21 @@ export async function openClusterStore(address: ClusterAddress): Promise<WholeSt
   }
 
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
+    for (const endsMs = performance.now() + 2 * SLOTS_REFRESH_MS; ; await Bun.sleep(RETRY_MS)) {
+      try {
+        return await recordOnce(orders);
+      } catch (error) {
+        // It is not the orders that are refused: the client does not know yet where slots are that have moved.
+        if (
+          performance.now() > endsMs ||
+          !/same slots allocation group|^MOVED |non local key/.test((error as Error).message)
+        )
+          throw error;
+      }
+    }
+  }
+
+  async function recordOnce(orders: readonly Order[]): Promise<Recorded[]> {
     const { shards, earlier } = await layoutToWrite();
     const answers = orders.map((order) => answered.get(order));
     const open = () => [...orders.keys()].filter((index) => answers[index] === undefined);

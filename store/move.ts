@@ -80,10 +80,11 @@ export async function moveStore({ source, from, to, waitReplicas, say }: MovePar
         say(`${copied} boards copied while orders are counted, pass ${pass}`);
       }
       await turn.write(["HSETNX", MOVE_KEY, "closed", `${Date.now()}`]);
+      say("Counting stops");
       await closeSource();
       const changed = await copyChanged();
       boards = Math.max(boards, changed);
-      say(`Counting stops: ${changed} boards have changed meanwhile`);
+      say(`${changed} boards that have changed meanwhile copied again`);
       if (!inPlace) await copyMarkers();
       await writeTotals();
       await settled(prefixes);

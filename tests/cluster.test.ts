@@ -469,6 +469,32 @@ describe("bun scripts/move.ts", () => {
     expect(await opened.store.global()).toMatchObject({ orders: 103 });
   });
 
+  test("orders are not refused because slots have moved", async () => {
+    await using opened = await open();
+    await recordAll(opened.store, someOrders(10));
+    expect(await move({}, "--shards", "8").ended()).toMatchObject({ code: 0 });
+    const [from, to] = await cluster.masters();
+    const orders = someOrders(200_000);
+    const refused = new Set<string>();
+    let at = 0;
+    let moving = true;
+    const moved = (async () => {
+      await cluster.reshard(from?.id ?? "", to?.id ?? "", 1500);
+      moving = false;
+    })();
+    while (moving) {
+      const recording = Promise.all(
+        [0, 25].map((from) => opened.store.record(orders.slice(at + from, at + from + 25))),
+      );
+      const done = await recording.catch((error: Error) => void refused.add(error.message));
+      // As a worker does: the store is away, or it is these orders.
+      if (done) at += 50;
+    }
+    await moved;
+    expect([...refused].filter((reason) => /allocation group|^MOVED|non local key/.test(reason))).toEqual([]);
+    expect(await findingsOf(opened.store)).toMatchObject({ differences: [], moved: false, orders: 10 + at });
+  }, 120_000);
+
   test("two at once take turns, and the second finds it done", async () => {
     const url = redis.freshUrl();
     await using old = await open({ kind: "redis", url });
