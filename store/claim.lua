@@ -10,6 +10,8 @@
 local list, count_key = KEYS[1], KEYS[2]
 local window_seconds, shards, rows, WIDTH = tonumber(ARGV[2]), tonumber(ARGV[3]), cjson.decode(ARGV[4]), 3
 refuse_while_moving(ARGV[1])
+need_ids(list)
+need("SET", count_key, "1")
 local now, count, answers = tonumber(call("TIME")[1]), tonumber(call("GET", count_key) or 0), {}
 local layers = layers_of(list, window_seconds, now)
 local growth = growth_of(layers, list, count, window_seconds, now)

@@ -16,6 +16,24 @@ local function refuse_while_moving(prefix)
   if prefix ~= "" then call("EXISTS", prefix .. "orders:nowhere:1", prefix .. "orders:nowhere:2") end
 end
 
+-- A right that this Redis user has not would be missed in the middle of the writing
+local function need(command, key, ...)
+  if redis.acl_check_cmd and not redis.acl_check_cmd(command, key, ...) then
+    error("ERR this needs the right to " .. command .. " " .. key)
+  end
+end
+
+local function need_ids(list)
+  local set = list .. ":1:1"
+  need("SMISMEMBER", set, "1", "2")
+  need("SADD", set, "1", "2")
+  need("SREM", set, "1", "2")
+  need("SMEMBERS", set)
+  need("SCARD", set)
+  need("EXPIREAT", set, "1")
+  need("SET", list, "1")
+end
+
 -- The layers that `list` names, without those that are too old to matter
 local function layers_of(list, window_seconds, now)
   local text, layers = call("GET", list) or "", {}

@@ -87,20 +87,9 @@ local totals = call("HMGET", global, "total_orders", "total_revenue")
 local total_orders, revenue = count_of(global, totals[1]), cents_of(global, totals[2])
 if #rows > 1000 * WIDTH then return redis.error_reply("ERR a batch has at most 1000 orders") end
 
--- 1. What this Redis user may do. A right that is missing would be found in the middle of the writing.
+-- 1. What this Redis user may do.
 local ids = prefix .. "orders:ids"
-local function need(command, key, ...)
-  if redis.acl_check_cmd and not redis.acl_check_cmd(command, key, ...) then
-    error("ERR this needs the right to " .. command .. " " .. key)
-  end
-end
-need("SMISMEMBER", ids .. ":1:1", "1", "2")
-need("SADD", ids .. ":1:1", "1", "2")
-need("SREM", ids .. ":1:1", "1", "2")
-need("SMEMBERS", ids .. ":1:1")
-need("SCARD", ids .. ":1:1")
-need("EXPIREAT", ids .. ":1:1", "1")
-need("SET", ids, "1")
+need_ids(ids)
 for _, key in ipairs({ "user:1", "orders:days", "orders:board:1" }) do need("HSET", prefix .. key, "1", "1") end
 need("HSET", global, "1", "1")
 need("HGETALL", prefix .. "orders:board:1")

@@ -4,7 +4,7 @@ import fencedScript from "./fenced.lua" with { type: "text" };
 import idsScript from "./ids.lua" with { type: "text" };
 import { boardsOf } from "./periods.ts";
 import recordScript from "./record.lua" with { type: "text" };
-import type { Replicate } from "./replicate.ts";
+import { type Replicate, scriptOf } from "./replicate.ts";
 import {
   bySpend,
   MARKER_WINDOW_SECONDS,
@@ -45,6 +45,9 @@ declare module "ioredis" {
     topUsers(board: string, top: string, n: number, unranked: number): Result<[number, string[]], Context>;
   }
 }
+
+const sendRecord = scriptOf(idsScript + recordScript, 1);
+const sendClaim = scriptOf(idsScript + claimScript, 2);
 
 /** Gives a connection the scripts that the shards call. */
 export function defineScripts(redis: Connection) {
@@ -88,7 +91,7 @@ export function createShard(redis: Connection, { prefix, shards, replicate }: Sh
   async function runRecord(days: string, rows: string): Promise<string> {
     const args = [keys.global, ...limits, days, rows] as const;
     if (!replicate) return await redis.recordOrders(...args);
-    return await replicate(keys.check, (pipeline) => pipeline.recordOrders(...args));
+    return await replicate(keys.check, sendRecord(...args));
   }
 
   /**
@@ -103,9 +106,7 @@ export function createShard(redis: Connection, { prefix, shards, replicate }: Sh
     const text = JSON.stringify(rows);
     const args = [keys.claims, keys.claimCount, prefix, MARKER_WINDOW_SECONDS, shards, text] as const;
     // A claim that is lost would let another shard count the id once more.
-    const answer = replicate
-      ? await replicate(keys.check, (pipeline) => pipeline.claimOrders(...args))
-      : await redis.claimOrders(...args);
+    const answer = replicate ? await replicate(keys.check, sendClaim(...args)) : await redis.claimOrders(...args);
     return wordsOf(answer, orders.length);
   }
 

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
+import { Redis } from "ioredis";
 import { auditStore } from "../store/audit.ts";
 import { prefixesOf, shardOf } from "../store/layout.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
@@ -152,14 +153,40 @@ describe("the shards", () => {
     expect(await opened.store.global()).toEqual(sumOf(orders));
   });
 
-  test("scripts that a node has forgotten are sent again", async () => {
+  test("scripts that a node has forgotten are sent again, and waited for behind that", async () => {
     await using opened = await open(cluster.address({ waitReplicas: 1 }));
     const orders = someOrders(200);
     await recordAll(opened.store, orders.slice(0, 100));
-    for (const { port } of await cluster.masters()) await cli(port, "SCRIPT", "FLUSH");
-    await recordAll(opened.store, orders.slice(100));
+    const masters = await cluster.masters();
+    const seen = masters.map((): string[] => []);
+    const monitors = await Promise.all(masters.map(({ port }) => new Redis(port).monitor()));
+    for (const [index, monitor] of monitors.entries())
+      monitor.on("monitor", (_, [name = ""]: string[]) => {
+        if (/^(eval|evalsha|wait)$/i.test(name)) seen[index]?.push(name.toLowerCase());
+      });
+    for (const { port } of masters) await cli(port, "SCRIPT", "FLUSH");
+    await opened.store.record(orders.slice(100));
+    await Bun.sleep(100);
+    for (const names of seen) {
+      expect(names).toContain("eval");
+      expect(names.at(-1)).toBe("wait");
+    }
+    for (const monitor of monitors) monitor.disconnect();
     expect(await opened.store.global()).toEqual(sumOf(orders));
   });
+
+  test.each(["SREM", "SMEMBERS"])(
+    "a Redis user without %s counts nothing, and all once when it has the right",
+    async (right) => {
+      for (const port of cluster.ports) await cli(port, "ACL", "SETUSER", "poor", "reset", "on", ">pw", "~*", "+@all");
+      await using opened = await open(cluster.address({ username: "poor", password: "pw" }));
+      const orders = someOrders(50);
+      for (const port of cluster.ports) await cli(port, "ACL", "SETUSER", "poor", `-${right.toLowerCase()}`);
+      await expect(opened.store.record(orders)).rejects.toThrow(`this needs the right to ${right}`);
+      for (const port of cluster.ports) await cli(port, "ACL", "SETUSER", "poor", "+@all");
+      expect(await opened.store.record(orders)).toEqual(Array(50).fill("recorded"));
+    },
+  );
 });
 
 describe("a slot that moves to another node", () => {
