@@ -1,84 +1,134 @@
-import { boardsOf, isDay } from "./periods.ts";
-import { bySpend, MAX_TOP, type Totals, type UserTotals, type WholeStore } from "./store.ts";
+import { isDay, leaderboardsOf } from "./periods.ts";
+import {
+  addTotals,
+  bySpend,
+  ForeignKeyError,
+  type FullStore,
+  MAX_TOP,
+  NO_ORDERS,
+  type Totals,
+  type UserTotals,
+} from "./store.ts";
 
 export type Audit = Awaited<ReturnType<typeof auditStore>>;
 
-/** More tell a person nothing new, and a store that lost a board has as many as it had users. */
+/** The first few are enough to find the cause. A store that has lost a leaderboard can have one difference per user. */
 const MAX_DIFFERENCES = 20;
-const NOTHING: Totals = { orders: 0, cents: 0 };
 
 /**
- * Proves, in orders and in cents, that the days and the users add up to the total, every board to its days, and the year
- * boards to each user's own totals; and that each board's first users are the first. Answers the first differences, and whether orders were counted meanwhile (`moved`):
- * what was read is then of no one moment. `onOrders` hears the orders of each page of a board, four times the total in all.
+ * Checks the store, in orders and in cents:
+ *
+ * - The days and the users add up to the overall total.
+ * - Every leaderboard adds up to its days, and its first users are sorted correctly.
+ * - The year leaderboards add up to the totals of each user.
+ * - No key holds data of another program.
+ *
+ * @param onOrders is called with the number of orders on each page of a leaderboard. Every order is on four leaderboards
+ * @returns the first differences, and in `moved` whether orders were counted during the audit, which can cause differences
  */
-export async function auditStore(store: WholeStore, onOrders: (orders: number) => void) {
-  const differences: { what: string; expected: string; found: string }[] = [];
-  function compare(what: string, expected: string, found: string) {
-    const known = differences.length === MAX_DIFFERENCES || differences.some((difference) => difference.what === what);
-    if (expected !== found && !known) differences.push({ what, expected, found });
-  }
-
-  const global = await store.global();
-  const days = await store.days();
+export async function auditStore(store: FullStore, onOrders: (orders: number) => void) {
+  const { differences, compare, readOrReport } = createDifferences();
+  const global = await readOrReport("total", NO_ORDERS, store.global);
+  const days = await readOrReport("days", [], store.days);
   const totals = await store.daily(days);
-  compare("sum of the days", inWords(global), inWords(totals.reduce(add, NOTHING)));
+  compare("sum of the days", describe(global), describe(totals.reduce(addTotals, NO_ORDERS)));
 
-  const boards = new Map((await store.boards()).map((board) => [board, NOTHING]));
+  const boards = new Map((await store.leaderboards()).map((board) => [board, NO_ORDERS]));
   for (const [index, day] of days.entries()) {
     compare(`day ${day}`, "a date", isDay(day) ? "a date" : "none");
-    for (const board of isDay(day) ? boardsOf(day) : [])
-      boards.set(board, add(boards.get(board) ?? NOTHING, totals[index] ?? NOTHING));
+    for (const board of isDay(day) ? leaderboardsOf(day) : [])
+      boards.set(board, addTotals(boards.get(board) ?? NO_ORDERS, totals[index] ?? NO_ORDERS));
   }
 
   const years = [...boards.keys()].filter((board) => board.startsWith("y:"));
   let users = 0;
-  let sumOfUsers = NOTHING;
-  for (const [board, total] of boards) await auditBoard(board, total);
-  for await (const userIds of store.userIds()) await auditUsers(userIds, -1);
-  compare("sum of the users", inWords(global), inWords(sumOfUsers));
+  let sumOfUsers = NO_ORDERS;
+  for (const [board, total] of boards)
+    await readOrReport(`leaderboard ${board}`, undefined, () => auditBoard(board, total));
+  compare("sum of the users", describe(global), describe(sumOfUsers));
+  const listed = await readOrReport("list of users", users, countListedUsers);
+  compare("users missing from the list of users", "0", `${Math.max(0, users - listed)}`);
+  for await (const userIds of store.storedUserIds()) await auditUsers(userIds, -1);
 
-  const moved = inWords(await store.global()) !== inWords(global);
+  const moved = describe(await readOrReport("total", NO_ORDERS, store.global)) !== describe(global);
   return { ...global, users, days: days.length, boards: boards.size, moved, differences };
 
   async function auditBoard(board: string, total: Totals) {
-    let [sum, idle, first]: [Totals, number, UserTotals[]] = [NOTHING, 0, []];
-    for await (const page of store.userIds(board)) {
-      const places = await store.places(board, page);
-      const ofPage = places.reduce(add, NOTHING);
-      sum = add(sum, ofPage);
-      idle += places.filter(({ orders }) => orders === 0).length;
-      const users = places.map((place, index) => ({ userId: page[index] as string, ...place }));
-      first = [...first, ...users].sort(bySpend).slice(0, MAX_TOP);
-      if (years.includes(board)) await auditUsers(page, years.indexOf(board));
-      onOrders(ofPage.orders);
+    let [sum, withoutOrders, first]: [Totals, number, UserTotals[]] = [NO_ORDERS, 0, []];
+    for await (const page of store.usersOn(board)) {
+      const pageTotal = page.reduce<Totals>(addTotals, NO_ORDERS);
+      sum = addTotals(sum, pageTotal);
+      withoutOrders += page.filter(({ orders }) => orders === 0).length;
+      first = [...first, ...page].sort(bySpend).slice(0, MAX_TOP);
+      const userIds = page.map(({ userId }) => userId);
+      if (years.includes(board)) await auditUsers(userIds, years.indexOf(board));
+      onOrders(pageTotal.orders);
     }
-    compare(`board ${board}`, inWords(total), inWords(sum));
-    compare(`users without orders on board ${board}`, "0", `${idle}`);
+    compare(`leaderboard ${board}`, describe(total), describe(sum));
+    compare(`users without orders on leaderboard ${board}`, "0", `${withoutOrders}`);
     const top = await store.top(board, MAX_TOP);
     for (let rank = 0; rank < Math.max(first.length, top.length); rank++)
-      compare(`rank ${rank + 1} of board ${board}`, asRank(first[rank]), asRank(top[rank]));
+      compare(`rank ${rank + 1} of leaderboard ${board}`, describeRank(first[rank]), describeRank(top[rank]));
   }
 
   /**
-   * Compares those of the users whose first year board is `first`: so each is added once, however many years have the
-   * user. At the end those who are on none (-1), compared only: SCAN may repeat them.
+   * Compares the users whose first year leaderboard is `firstYear`, so that a user with several years is added only once. -1
+   * selects users on no year leaderboard: they should not have orders, and their keys may hold data of another program.
    */
-  async function auditUsers(userIds: string[], first: number) {
-    const places = await Promise.all(years.map((year) => store.places(year, userIds)));
+  async function auditUsers(userIds: string[], firstYear: number) {
+    const ofYears = await Promise.all(years.map((year) => store.totalsOn(year, userIds)));
     const audits = userIds.map(async (userId, index) => {
-      const ofUser = places.map((place) => place[index] ?? NOTHING);
-      if (ofUser.findIndex(({ orders }) => orders > 0) !== first) return;
-      const own = await store.user(userId);
-      compare(`user ${userId}`, inWords(ofUser.reduce(add, NOTHING)), inWords(own));
-      if (first === -1) return;
+      const ofUser = ofYears.map((totals) => totals[index] ?? NO_ORDERS);
+      if (ofUser.findIndex(({ orders }) => orders > 0) !== firstYear) return;
+      const own = await readOrReport(`user ${userId}`, NO_ORDERS, () => store.user(userId));
+      compare(`user ${userId}`, describe(ofUser.reduce(addTotals, NO_ORDERS)), describe(own));
+      if (firstYear === -1) return;
       users++;
-      sumOfUsers = add(sumOfUsers, own);
+      sumOfUsers = addTotals(sumOfUsers, own);
     });
     await Promise.all(audits);
   }
+
+  async function countListedUsers(): Promise<number> {
+    let count = 0;
+    for await (const page of store.users()) count += page.length;
+    return count;
+  }
 }
 
-const add = (a: Totals, b: Totals): Totals => ({ orders: a.orders + b.orders, cents: a.cents + b.cents });
-const inWords = ({ orders, cents }: Totals) => `${orders} orders, ${(cents / 100).toFixed(2)}`;
-const asRank = (user: UserTotals | undefined) => (user ? `${user.userId}, ${inWords(user)}` : "nobody");
+/** Collects the first differences, one for each `what`. */
+function createDifferences() {
+  const differences: { what: string; expected: string; found: string }[] = [];
+
+  function compare(what: string, expected: string, found: string) {
+    const skip = differences.length === MAX_DIFFERENCES || differences.some((difference) => difference.what === what);
+    if (expected !== found && !skip) differences.push({ what, expected, found });
+  }
+
+  /** Reports a key with data of another program as a difference, so that the audit can go on. @returns `fallback` then */
+  async function readOrReport<T>(what: string, fallback: T, read: () => Promise<T>): Promise<T> {
+    try {
+      return await read();
+    } catch (error) {
+      if (!(error instanceof ForeignKeyError)) throw error;
+      compare(what, "data of this program", error.message);
+      return fallback;
+    }
+  }
+
+  return { differences, compare, readOrReport };
+}
+
+/**
+ * Restores a lost overall total from the days. Does not change an existing total.
+ *
+ * @returns whether anything was restored
+ */
+export async function repairTotal(store: FullStore): Promise<boolean> {
+  const days = await store.days();
+  if (days.length === 0) return false;
+  return await store.restoreTotal((await store.daily(days)).reduce(addTotals, NO_ORDERS));
+}
+
+const describe = ({ orders, cents }: Totals) => `${orders} orders, ${(cents / 100).toFixed(2)}`;
+const describeRank = (user: UserTotals | undefined) => (user ? `${user.userId}, ${describe(user)}` : "nobody");

@@ -1,16 +1,19 @@
-import type { ClusterAddress } from "./cluster.ts";
-import type { WholeStore } from "./store.ts";
+import type { RedisAddress } from "./redis-connection.ts";
+import type { FullStore } from "./store.ts";
 
-/** What a thread needs to open the store; plain data, so that it can be handed to a Bun worker. */
-export type StoreAddress =
-  | { kind: "sqlite"; path: string }
-  | { kind: "redis"; url: string; waitReplicas?: number }
-  | ({ kind: "cluster" } & ClusterAddress);
+/** The address and settings of the store. Plain data, so that it can be passed to a Bun worker. */
+export type StoreAddress = ({ kind: "sqlite"; path: string } | ({ kind: "redis" | "cluster" } & RedisAddress)) & {
+  /** How long an order id must be remembered, seconds. Default: `LONGEST_WINDOW_SECONDS`. */
+  windowSeconds?: number;
+};
 
-/** Opens the store for one thread. Rejects with one sentence when it cannot be reached. */
-export async function openStore(address: StoreAddress): Promise<WholeStore> {
-  // Only the one that is used is loaded: ioredis alone is a tenth of the start.
-  if (address.kind === "redis") return await (await import("./redis.ts")).openRedisStore(address);
-  if (address.kind === "cluster") return await (await import("./cluster.ts")).openClusterStore(address);
-  return (await import("./sqlite.ts")).openSqliteStore(address);
+/**
+ * Opens the store for one thread.
+ *
+ * @throws an Error whose message an operator can act on if the store cannot be reached
+ */
+export async function openStore({ windowSeconds, ...address }: StoreAddress): Promise<FullStore> {
+  // Load only the implementation that is used: ioredis alone takes a tenth of the startup time.
+  if (address.kind === "sqlite") return (await import("./sqlite.ts")).openSqliteStore(address.path, windowSeconds);
+  return await (await import("./redis.ts")).openRedisStore(address, windowSeconds);
 }

@@ -1,60 +1,82 @@
-/** The periods of a board: day, ISO 8601 week, month, year, all in UTC. */
-export const PERIODS = ["d", "w", "m", "y"] as const;
-export type Period = (typeof PERIODS)[number];
+interface Definition {
+  name: string;
+  /** Describes the format of a date of this period, for error messages and documentation. */
+  form: string;
+  /** @returns the date of this period that a day belongs to, such as `2024-W50` */
+  dateOf(day: string): string;
+  /** @returns a date that a client has sent, in the format of `dateOf`; undefined if it is invalid */
+  parse(text: string): string | undefined;
+}
+
+/** The periods of leaderboards, in UTC. A new period needs only another entry here. */
+const DEFINITIONS = {
+  d: {
+    name: "day",
+    form: "a date, YYYY-MM-DD",
+    dateOf: (day) => day,
+    parse: (text) => (isDay(text) ? text : undefined),
+  },
+  w: { name: "ISO week", form: "an ISO week, YYYY-WW or YYYY-Www", dateOf: isoWeekOf, parse: parseIsoWeek },
+  m: {
+    name: "month",
+    form: "a month, YYYY-MM",
+    dateOf: (day) => day.slice(0, 7),
+    parse: matching(/^\d{4}-(0[1-9]|1[0-2])$/),
+  },
+  y: { name: "year", form: "a year, YYYY", dateOf: (day) => day.slice(0, 4), parse: matching(/^\d{4}$/) },
+} satisfies Record<string, Definition>;
+
+export type Period = keyof typeof DEFINITIONS;
+export const PERIODS = Object.keys(DEFINITIONS) as [Period, ...Period[]];
+
+/** @returns the name of a period, such as "month", and the format of its dates, such as "a month, YYYY-MM" */
+export const describePeriod = (period: Period) => ({ name: DEFINITIONS[period].name, form: DEFINITIONS[period].form });
+
+/** @returns the names of the leaderboards that a day belongs to, such as `w:2024-W50`, in the order of `PERIODS` */
+export const leaderboardsOf = (day: string) => PERIODS.map((period) => leaderboardOn(period, day));
+
+/** @returns the name of the period's leaderboard that a day belongs to */
+export const leaderboardOn = (period: Period, day: string) => `${period}:${DEFINITIONS[period].dateOf(day)}`;
+
+/** @returns the name of the leaderboard of a date that a client has sent; undefined if the date is invalid for the period */
+export function leaderboardOf(period: Period, date: string): string | undefined {
+  const parsed = DEFINITIONS[period].parse(date);
+  return parsed && `${period}:${parsed}`;
+}
 
 const DAY_MS = 86_400_000;
-const FORMS: Record<Period, RegExp> = {
-  d: /^\d{4}-\d\d-\d\d$/,
-  w: /^\d{4}-W\d\d$/,
-  m: /^\d{4}-(0[1-9]|1[0-2])$/,
-  y: /^\d{4}$/,
-};
 
-/** Whether `text` is a real calendar date, `YYYY-MM-DD`. */
+/** @returns whether `text` is an existing calendar date, `YYYY-MM-DD` */
 export function isDay(text: string): boolean {
-  const time = FORMS.d.test(text) ? Date.parse(`${text}T00:00:00Z`) : Number.NaN;
+  const time = /^\d{4}-\d\d-\d\d$/.test(text) ? Date.parse(`${text}T00:00:00Z`) : Number.NaN;
   return !Number.isNaN(time) && dayOf(time) === text;
 }
 
-/** The names of the four boards an order of this day stands on, in the order of `PERIODS`. */
-export function boardsOf(day: string): [string, string, string, string] {
-  return [`d:${day}`, `w:${isoWeekOf(day)}`, `m:${day.slice(0, 7)}`, `y:${day.slice(0, 4)}`];
-}
-
-/** The board that a period and its date name (a week as `YYYY-WW` or `YYYY-Www`); undefined where there is none. */
-export function boardOf(period: Period, date: string): string | undefined {
-  const text = period === "w" ? date.replace(/^(\d{4})-(\d\d)$/, "$1-W$2") : date;
-  if (!FORMS[period].test(text)) return undefined;
-  if (period === "d" && !isDay(text)) return undefined;
-  if (period === "w" && !isWeek(text)) return undefined;
-  return `${period}:${text}`;
-}
-
-/** Every day from `from` to `to`, both included. */
+/** @returns every day from `from` to `to`, both included; none if `from` is after `to` */
 export function daysBetween(from: string, to: string): string[] {
   const first = Date.parse(from);
   const count = Math.round((Date.parse(to) - first) / DAY_MS) + 1;
   return Array.from({ length: Math.max(count, 0) }, (_, index) => dayOf(first + index * DAY_MS));
 }
 
-/** The UTC date of a moment, `YYYY-MM-DD`. */
-export function dayOf(time: number): string {
-  return new Date(time).toISOString().slice(0, 10);
-}
+/** @returns the UTC date of a time in ms since the epoch, `YYYY-MM-DD` */
+export const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
 
-/** `YYYY-Www` of a day. A week belongs to the year of its Thursday (ISO 8601). */
+/** @returns `YYYY-Www`. A week belongs to the year of its Thursday (ISO 8601) */
 function isoWeekOf(day: string): string {
-  const time = Date.parse(day);
-  const weekday = (new Date(time).getUTCDay() + 6) % 7;
-  const thursday = dayOf(time + (3 - weekday) * DAY_MS);
-  const year = thursday.slice(0, 4);
-  const week = Math.floor((Date.parse(thursday) - Date.parse(`${year}-01-01`)) / (7 * DAY_MS)) + 1;
-  return `${year}-W${String(week).padStart(2, "0")}`;
+  const { yearOfWeek, weekOfYear } = Temporal.PlainDate.from(day);
+  return `${`${yearOfWeek}`.padStart(4, "0")}-W${`${weekOfYear}`.padStart(2, "0")}`;
 }
 
-/** A year has 52 or 53 weeks; 4 January always lies in the first. */
-function isWeek(text: string): boolean {
-  const fourth = Date.parse(`${text.slice(0, 4)}-01-04`);
-  const day = fourth + (Number(text.slice(6)) - 1) * 7 * DAY_MS;
-  return isoWeekOf(dayOf(day)) === text;
+function parseIsoWeek(text: string): string | undefined {
+  const [, year, week] = /^(\d{4})-W?(\d\d)$/.exec(text) ?? [];
+  if (!year) return undefined;
+  // 4 January is always in week 1. A year has 52 or 53 weeks, so week 53 may be invalid.
+  const day = dayOf(Date.parse(`${year}-01-04`) + (Number(week) - 1) * 7 * DAY_MS);
+  const parsed = `${year}-W${week}`;
+  return isDay(day) && isoWeekOf(day) === parsed ? parsed : undefined;
+}
+
+function matching(form: RegExp) {
+  return (text: string) => (form.test(text) ? text : undefined);
 }

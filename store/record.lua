@@ -1,219 +1,297 @@
--- Counts a batch of orders, each exactly once, in one atomic step. ids.lua stands before it.
--- KEYS[1]  hash of the overall totals. Every other key is made here from the same prefix, and so lies in its slot.
--- ARGV[1]  key prefix, "" or a hash tag
--- ARGV[2]  how long an order id is remembered at least, seconds; never a shorter time than before on the same data
--- ARGV[3]  the most that total_revenue may reach, cents
--- ARGV[4]  TOP, the most users that a read of a board asks for; never more than before on the same data
--- ARGV[5]  JSON array: for each day of the batch its boards of day, week, month and year
--- ARGV[6]  JSON array: for each order, at most 1000, two halves of its id's digest (integers as text), a number that
---          chooses its set, user id, cents and which of the days, from 1. One argument is cheaper than thousands
--- Returns  a text of as many digits as orders, 1 (counted) or 0 (duplicate)
--- Without orders it writes one key that nobody reads: whether it may.
--- A script does not roll back: everything that can be refused is refused before the first write.
+-- Counts a batch of orders, each exactly once, in one atomic step.
+-- KEYS[1]  global:stats. Every other key (see redis-keys.ts) has the same prefix and so, in a cluster, the same slot
+-- ARGV[1]  key prefix: "", "shop1:", or in a cluster a hash tag such as "{orders}"
+-- ARGV[2]  marker window, seconds
+-- ARGV[3]  maximum of total_revenue, cents
+-- ARGV[4]  maximum amount of one order, cents
+-- ARGV[5]  maximum number of users that one read of a leaderboard returns
+-- ARGV[6]  JSON array: for each day of the batch its leaderboards, the day itself first
+-- ARGV[7]  JSON array: for each order (at most 1000) its user id, its cents and the index of its day, starting at 1
+-- ARGV[8]  the markers of the orders, 12 bytes each
+-- Returns  one digit per order: 1 recorded, 0 duplicate, 2 refused because the key of its user holds data of another program
 --
--- A board is a hash, user -> "orders cents". One of at most TOP users is ranked when it is read; a larger one has its
--- first TOP users in a sorted set. Sums only grow, so a user who is not among them comes in by an order of their own.
-local global, prefix = KEYS[1], ARGV[1]
-local window_seconds, max_cents = tonumber(ARGV[2]), tonumber(ARGV[3])
-local TOP, day_boards, rows, WIDTH = tonumber(ARGV[4]), cjson.decode(ARGV[5]), cjson.decode(ARGV[6]), 6
+-- Without orders, changes no order data but checks permissions, types of keys, room for one more order, and that Redis
+-- accepts a write. Redis does not roll back a script that fails, so everything that can fail is done before the first write.
+local call, format, match = redis.call, string.format, string.match
+local prefix, window_seconds = ARGV[1], tonumber(ARGV[2])
+local max_total_cents, max_order_cents, MAX_TOP = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local day_boards, rows, markers = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), ARGV[8]
+local keys = { -- names as in redis-keys.ts
+  global = KEYS[1],
+  user = function(user) return prefix .. "user:" .. user end,
+  store = prefix .. "orders:store",
+  markers = function(generation, hash) return prefix .. "orders:ids:" .. generation .. ":" .. hash end,
+  days = prefix .. "orders:days",
+  users = prefix .. "orders:users",
+  board = function(board) return prefix .. "orders:board:" .. board end,
+  top = function(board) return prefix .. "orders:top:" .. board end,
+  recent = function(outcome) return prefix .. "orders:recent:" .. outcome end,
+  check = prefix .. "orders:check",
+}
+if #rows > 3000 or #markers * 3 ~= #rows * 12 then error("ERR a batch has at most 1000 orders, and a marker for each") end
 
--- "3200.75" -> 320075; doubles are exact for integers below 2^53
-local function cents_of(key, text)
-  if not text then return 0 end
-  local whole, fraction = match(text, "^(%d+)%.?(%d?%d?)$")
-  if not whole then error("ERR " .. key .. " holds an amount that is not in cents: " .. text) end
-  return whole * 100 + (fraction .. "00"):sub(1, 2)
+-- While a slot is migrated to another node, each of its keys is on one of the two nodes: a key that is missing here may exist
+-- there. A command with two keys that do not exist fails during a migration (TRYAGAIN), so nothing is written until its end.
+if prefix:sub(1, 1) == "{" then call("EXISTS", prefix .. "orders:nowhere:1", prefix .. "orders:nowhere:2") end
+
+-- Permissions of this Redis user. Redis before version 7 cannot check them in advance: there, a missing one fails between writes.
+local function need(key, ...)
+  if not redis.acl_check_cmd then return end
+  for _, command in ipairs({ ... }) do
+    -- The key three times: some of these commands take several keys, and any text is valid as a count or a field.
+    if not redis.acl_check_cmd(command, key, key, key) then error("ERR this needs the right to " .. command .. " " .. key) end
+  end
+end
+for _, key in ipairs({ keys.global, keys.user("1"), keys.markers(1, 1), keys.store, keys.days, keys.board("1") }) do
+  need(key, "HSET")
+end
+need(keys.top("1"), "ZADD", "ZREMRANGEBYRANK")
+need(keys.users, "RPUSH")
+
+-- 1. Read the stored state.
+
+-- "3200.75" -> 320075; doubles are exact for integers below 2^53. nil if the text is not an amount
+local function cents_of(text)
+  local whole, fraction = match(text or "0", "^(%d+)%.?(%d?%d?)$")
+  return whole and whole * 100 + (fraction .. "00"):sub(1, 2)
+end
+local function decimal_of(cents) return format("%d.%02d", math.floor(cents / 100), cents % 100) end
+
+local totals = call("HMGET", keys.global, "total_orders", "total_revenue")
+local total_orders, revenue = tonumber(totals[1] or 0), cents_of(totals[2])
+if not total_orders or not revenue then error("ERR " .. keys.global .. " does not hold a count and an amount: restore it") end
+
+local stored = call("HMGET", keys.store, "generations", "window_seconds", "closed")
+if stored[3] then error("ERR the store is closed: " .. stored[3]) end
+window_seconds = math.max(window_seconds, tonumber(stored[2] or 0))
+
+-- Markers. An order id is a field of 12 bytes in one of many small hashes, for which Redis needs some 16 bytes a field. The
+-- hashes are grouped into generations, and only the newest generation is written. When it is full or one window old, the next
+-- one is opened, a larger one if it was full. An older generation is read until its last marker is one window old, then deleted.
+local FIRST_HASHES, FIELDS_PER_HASH, MAX_HASHES, REMOVED_AT_ONCE = 131072, 96, 2 ^ 24, 32
+local now, generations = tonumber(call("TIME")[1]), {}
+for number, hashes, began, at in string.gmatch(stored[1] or "", "(%d+) (%d+) (%d+) (%d+)") do
+  generations[#generations + 1] = {
+    number = tonumber(number), hashes = tonumber(hashes),
+    began = tonumber(began), -- total_orders when it was opened
+    at = tonumber(at), -- when it was opened, seconds since the epoch
+  }
+end
+local current = generations[#generations]
+if current and not (totals[1] and totals[2]) then
+  error("ERR " .. keys.global .. " is lost: `bun scripts/audit.ts --repair` restores it from the days")
+end
+if not current and (totals[1] or call("EXISTS", keys.days) == 1) then
+  error("ERR " .. keys.store .. ", without which counted orders are not recognized, is lost: restore it, or begin with an empty Redis")
 end
 
-local function decimal_of(cents)
-  return format("%d.%02d", math.floor(cents / 100), cents % 100)
+if #rows == 0 then
+  for _, command in ipairs(redis.acl_check_cmd and { "EVAL", "EVALSHA" } or {}) do
+    if not redis.acl_check_cmd(command, "", "1", keys.global) then error("ERR this needs the right to " .. command) end
+  end
+  need(keys.global, "HMGET")
+  need(keys.user("1"), "HMGET", "EXISTS")
+  need(keys.store, "HMGET")
+  need(keys.markers(1, 1), "HEXISTS", "UNLINK", "HSCAN")
+  need(keys.days, "HMGET", "HKEYS", "EXISTS")
+  need(keys.board("1"), "HMGET", "HLEN", "HGETALL", "HSCAN")
+  need(keys.top("1"), "ZRANGE")
+  need(keys.users, "LRANGE")
+  for outcome in string.gmatch("corrected rejected duplicate", "%a+") do
+    need(keys.recent(outcome), "LPUSH", "LTRIM", "LRANGE")
+  end
+  call("HLEN", keys.days)
+  call("LLEN", keys.users)
+  if current then call("HLEN", keys.markers(current.number, 0)) end
+  for _, boards in ipairs(day_boards) do
+    for _, board in ipairs(boards) do
+      call("HLEN", keys.board(board))
+      call("ZCARD", keys.top(board))
+    end
+  end
+  if revenue + max_order_cents > max_total_cents then
+    error("ERR total_revenue has no room for one more order: larger sums would not be exact")
+  end
+  call("SET", keys.check, "", "EX", 60)
+  return ""
 end
 
-local function count_of(key, text)
-  if text and not match(text, "^%d+$") then error("ERR " .. key .. " holds a count that is not a number: " .. text) end
-  return tonumber(text or 0)
+-- A generation expires when the next one is one window old.
+local first_live = 1
+while generations[first_live + 1] and generations[first_live + 1].at + window_seconds <= now do first_live = first_live + 1 end
+
+local full = current and current.hashes < MAX_HASHES and total_orders - current.began >= FIELDS_PER_HASH * current.hashes
+local opened = not current or full or current.at + window_seconds <= now
+if opened then
+  local hashes = FIRST_HASHES
+  if full then hashes = current.hashes * 8
+  -- Large enough for twice the orders of the last window.
+  elseif current then hashes = math.max(hashes, math.ceil(2 * (total_orders - current.began) / FIELDS_PER_HASH)) end
+  local number = current and current.number + 1 or 1
+  current = {
+    number = number, hashes = math.min(hashes, MAX_HASHES), began = total_orders,
+    at = math.max(now, current and current.at or 0), -- if the clock was set back, not earlier than the previous generation
+  }
+  generations[#generations + 1] = current
 end
 
--- What orders add up to, by name: arrays by the place of the name
-local function new_sums() return { names = {}, places = {}, orders = {}, cents = {} } end
-
-local function place_of(sums, name)
-  local place = sums.places[name]
-  if place then return place end
-  place = #sums.names + 1
-  sums.names[place], sums.places[name], sums.orders[place], sums.cents[place] = name, place, 0, 0
-  return place
+local function hash_of(generation, marker)
+  local high, middle, low = marker:byte(1, 3)
+  return keys.markers(generation.number, ((high * 256 + middle) * 256 + low) % generation.hashes)
 end
 
-local function add(sums, place, orders, cents)
-  sums.orders[place], sums.cents[place] = sums.orders[place] + orders, sums.cents[place] + cents
+local function is_counted(marker)
+  for index = #generations, first_live, -1 do
+    if call("HEXISTS", hash_of(generations[index], marker), marker) == 1 then return true end
+  end
 end
 
--- The sums of several days; the places stay the same while the names do
+-- The stored totals of a user; false if the key holds data of another program
+local users, new_users = {}, {}
+local function totals_of(user)
+  if users[user] ~= nil then return users[user] end
+  local key, found = keys.user(user), false
+  local fields = redis.pcall("HMGET", key, "order_count", "total_spend")
+  if fields.err and not fields.err:find("WRONGTYPE", 1, true) then error(fields.err) end
+  if not fields.err then
+    local orders, cents = match(fields[1] or "0", "^%d+$"), cents_of(fields[2])
+    local is_new = not fields[1] and not fields[2] and call("EXISTS", key) == 0
+    if is_new then new_users[#new_users + 1] = user end
+    found = orders and cents and (is_new or fields[1] and fields[2]) and { orders = tonumber(orders), cents = cents } or false
+  end
+  users[user] = found
+  return found
+end
+
+-- 2. Find the new orders and add them up. Sums are arrays, indexed by the position of their name in `names`.
+local function new_sums() return { names = {}, index_of = {}, orders = {}, cents = {} } end
+local function add(sums, name, orders, cents)
+  local index = sums.index_of[name]
+  if not index then
+    index = #sums.names + 1
+    sums.names[index], sums.index_of[name], sums.orders[index], sums.cents[index] = name, index, 0, 0
+  end
+  sums.orders[index], sums.cents[index] = sums.orders[index] + orders, sums.cents[index] + cents
+end
 local function merged(list)
   if #list == 1 then return list[1] end
   local all = new_sums()
   for _, sums in ipairs(list) do
-    for place, name in ipairs(sums.names) do add(all, place_of(all, name), sums.orders[place], sums.cents[place]) end
+    for index, name in ipairs(sums.names) do add(all, name, sums.orders[index], sums.cents[index]) end
   end
   return all
 end
 
--- What a hash of "orders cents" holds for the names
-local function held_by(key, names)
-  local held = { orders = {}, cents = {} }
-  for place, text in ipairs(call("HMGET", key, unpack(names))) do
-    local orders, cents = match(text or "0 0", "^(%d+) (%d+)$")
-    if not orders then error("ERR " .. key .. " holds what is not orders and cents: " .. text) end
-    held.orders[place], held.cents[place] = orders, cents
-  end
-  return held
-end
-
--- Writes the sums that have grown
-local function write_sums(key, held, sums)
-  local row = {}
-  for place, orders in ipairs(sums.orders) do
-    if orders > 0 then
-      row[#row + 1] = sums.names[place]
-      row[#row + 1] = format("%d %d", held.orders[place] + orders, held.cents[place] + sums.cents[place])
-    end
-  end
-  if #row > 0 then call("HSET", key, unpack(row)) end
-end
-
-refuse_while_moving(prefix)
-local totals = call("HMGET", global, "total_orders", "total_revenue")
-local total_orders, revenue = count_of(global, totals[1]), cents_of(global, totals[2])
-if #rows > 1000 * WIDTH then return redis.error_reply("ERR a batch has at most 1000 orders") end
-
--- 1. What this Redis user may do.
-local ids = prefix .. "orders:ids"
-need_ids(ids)
-for _, key in ipairs({ "user:1", "orders:days", "orders:board:1" }) do need("HSET", prefix .. key, "1", "1") end
-need("HSET", global, "1", "1")
-need("HGETALL", prefix .. "orders:board:1")
-need("DEL", prefix .. "orders:top:1")
-need("ZADD", prefix .. "orders:top:1", "1", "1")
-need("ZREMRANGEBYRANK", prefix .. "orders:top:1", "1", "1")
-
--- 2. The layers of order ids, and what they are to become.
-local now = tonumber(call("TIME")[1])
-local layers = layers_of(ids, window_seconds, now)
-local last = layers[#layers]
-if not last and total_orders > 0 then
-  error("ERR " .. ids .. ", which tells where the counted order ids are, is lost: restore it, or begin with an empty Redis")
-end
-if #rows == 0 then
-  call("SET", prefix .. "orders:check", "", "EX", 60)
-  return ""
-end
-local growth = growth_of(layers, ids, total_orders, window_seconds, now)
-
--- 3. Read what the batch may change. This also finds every key that holds something else.
-local days, by_day, places, most_cents = {}, new_sums(), {}, revenue
-local boards, board_of = {}, {}
-for day, names in ipairs(day_boards) do
-  days[day] = new_sums()
-  place_of(by_day, names[1])
-  for _, name in ipairs(names) do
-    if not board_of[name] then
-      board_of[name] = { key = prefix .. "orders:board:" .. name, top = prefix .. "orders:top:" .. name, days = {} }
-      boards[#boards + 1] = board_of[name]
-    end
-    table.insert(board_of[name].days, days[day])
-  end
-end
-local known = {}
-for at = 1, #rows, WIDTH do
-  places[at] = place_of(days[rows[at + 5]], rows[at + 3])
-  most_cents = most_cents + rows[at + 4]
-  for index = 1, #layers - 1 do
-    local halves = call("SMISMEMBER", key_of(layers[index], rows[at + 2]), rows[at], rows[at + 1])
-    known[at] = known[at] or halves[1] + halves[2] == 2
-  end
-end
-if most_cents > max_cents then return redis.error_reply("ERR total_revenue would pass the most that is exact") end
-for _, board in ipairs(boards) do
-  board.held = held_by(board.key, merged(board.days).names)
-  board.size = call("HLEN", board.key)
-  local least = call("ZRANGE", board.top, TOP - 1, TOP - 1, "WITHSCORES")[2]
-  board.least = least and -least or 0
-end
-local days_key = prefix .. "orders:days"
-local held_days = held_by(days_key, by_day.names)
-local held_users = { orders = {}, cents = {} }
-for place, user in ipairs(merged(days).names) do
-  local key = prefix .. "user:" .. user
-  local held = call("HMGET", key, "order_count", "total_spend")
-  held_users.orders[place], held_users.cents[place] = count_of(key, held[1]), cents_of(key, held[2])
-end
-
--- 4. Write. The markers first: they say which orders are new, copies later in the batch included.
-last = layers[#layers]
-if growth then grow(layers, ids, growth, window_seconds) end
-local outcomes, count, cents_sum = {}, 0, 0
-
--- Takes back the markers of the orders so far: the one thing that is written before all is known to be right
-local function forget()
-  for index, outcome in ipairs(outcomes) do
-    local at = 1 + (index - 1) * WIDTH
-    if outcome == 1 then call("SREM", key_of(last, rows[at + 2]), rows[at], rows[at + 1]) end
-  end
-end
-
--- Whether the order is not in the last layer yet; it is now
-local function is_new(low, high, chosen)
-  local added, key = remember(last, low, high, chosen, window_seconds)
-  if type(added) == "table" then
-    forget()
-    error("ERR " .. key .. ": " .. added.err)
-  end
-  return added > 0
-end
-
-for at = 1, #rows, WIDTH do
-  local fresh = not known[at] and is_new(rows[at], rows[at + 1], rows[at + 2])
-  outcomes[#outcomes + 1] = fresh and 1 or 0
-  if fresh then
-    local day, cents = rows[at + 5], rows[at + 4]
-    add(days[day], places[at], 1, cents)
-    add(by_day, day, 1, cents)
+local results, new_markers, seen, by_day, users_by_day = {}, {}, {}, new_sums(), {}
+for day in ipairs(day_boards) do users_by_day[day] = new_sums() end
+local count, cents_sum = 0, 0
+for order = 1, #rows / 3 do
+  local user, cents, day = rows[order * 3 - 2], rows[order * 3 - 1], rows[order * 3]
+  local marker = markers:sub(order * 12 - 11, order * 12)
+  if seen[marker] or is_counted(marker) then
+    results[order] = 0
+  elseif not totals_of(user) then
+    results[order] = 2
+  else
+    results[order], seen[marker] = 1, true
+    new_markers[#new_markers + 1] = marker
+    add(users_by_day[day], user, 1, cents)
+    add(by_day, day_boards[day][1], 1, cents)
     count, cents_sum = count + 1, cents_sum + cents
   end
 end
-if count == 0 then return table.concat(outcomes) end
+if count == 0 then return table.concat(results) end
+if revenue + cents_sum > max_total_cents then error("ERR total_revenue would exceed the limit up to which it is exact") end
 
--- Negative cents, so that ascending order is most spend first and then user id, byte by byte
-local function rank(top, row)
+-- 3. Add the stored totals. Leaderboards and days are hashes: name -> "orders cents".
+local function with_stored(key, sums)
+  local all = { key = key, names = sums.names, orders = {}, cents = {} }
+  for index, text in ipairs(call("HMGET", key, unpack(sums.names))) do
+    local orders, cents = match(text or "0 0", "^(%d+) (%d+)$")
+    if not orders then error("ERR " .. key .. " does not hold orders and cents: " .. text) end
+    all.orders[index], all.cents[index] = orders + sums.orders[index], cents + sums.cents[index]
+  end
+  return all
+end
+
+local by_user, days_of, names_of_boards = merged(users_by_day), {}, {}
+for day, names in ipairs(day_boards) do
+  for _, name in ipairs(#users_by_day[day].names > 0 and names or {}) do
+    if not days_of[name] then days_of[name], names_of_boards[#names_of_boards + 1] = {}, name end
+    table.insert(days_of[name], users_by_day[day])
+  end
+end
+local boards = {}
+for index, name in ipairs(names_of_boards) do
+  local board = with_stored(keys.board(name), merged(days_of[name]))
+  board.top, board.size, board.least_cents = keys.top(name), call("HLEN", board.key), 0
+  if board.size + #board.names > MAX_TOP then
+    local last = call("ZRANGE", board.top, MAX_TOP - 1, MAX_TOP - 1, "WITHSCORES")[2]
+    if last then board.least_cents = -last end
+  end
+  boards[index] = board
+end
+local days = with_stored(keys.days, by_day)
+-- Fails if the key has another type.
+if #new_users > 0 then call("LLEN", keys.users) end
+
+-- 4. Write.
+local expired = first_live > 1 and generations[1]
+if expired then
+  local removed = {}
+  for hash = expired.hashes - 1, math.max(0, expired.hashes - REMOVED_AT_ONCE), -1 do
+    removed[#removed + 1] = keys.markers(expired.number, hash)
+  end
+  if #removed > 0 then call("UNLINK", unpack(removed)) end
+  expired.hashes = expired.hashes - #removed
+  if expired.hashes == 0 then table.remove(generations, 1) end
+end
+if opened or expired then
+  local texts = {}
+  for index, g in ipairs(generations) do texts[index] = format("%d %d %d %d", g.number, g.hashes, g.began, g.at) end
+  call("HSET", keys.store, "generations", table.concat(texts, " "))
+end
+if window_seconds > tonumber(stored[2] or 0) then call("HSET", keys.store, "window_seconds", window_seconds) end
+
+for _, marker in ipairs(new_markers) do call("HSET", hash_of(current, marker), marker, "") end
+
+local function write(sums)
+  local row = {}
+  for index, name in ipairs(sums.names) do
+    row[index * 2 - 1], row[index * 2] = name, format("%d %d", sums.orders[index], sums.cents[index])
+  end
+  call("HSET", sums.key, unpack(row))
+end
+
+-- The first MAX_TOP users of a larger leaderboard are also in a sorted set, by negative cents, so that users with equal spend
+-- are sorted by the bytes of their ids. Totals only grow, so a user can only move up, and only with an order in this batch.
+local function rank(board)
+  local row = {}
+  if board.size > MAX_TOP then
+    for index, user in ipairs(board.names) do
+      local cents = board.cents[index]
+      if cents >= board.least_cents then row[#row + 1], row[#row + 2] = format("-%d", cents), user end
+    end
+  elseif call("HLEN", board.key) > MAX_TOP then
+    local all = call("HGETALL", board.key)
+    for index = 1, #all, 2 do row[index], row[index + 1] = "-" .. match(all[index + 1], "%d+$"), all[index] end
+  end
   if #row == 0 then return end
-  call("ZADD", top, unpack(row))
-  call("ZREMRANGEBYRANK", top, TOP, -1)
+  call("ZADD", board.top, unpack(row))
+  call("ZREMRANGEBYRANK", board.top, MAX_TOP, -1)
 end
 
 for _, board in ipairs(boards) do
-  local sums, row = merged(board.days), {}
-  write_sums(board.key, board.held, sums)
-  if board.size > TOP then
-    for place, orders in ipairs(sums.orders) do
-      local cents = board.held.cents[place] + sums.cents[place]
-      if orders > 0 and cents >= board.least then row[#row + 1], row[#row + 2] = format("-%d", cents), sums.names[place] end
-    end
-  elseif call("HLEN", board.key) > TOP then
-    call("DEL", board.top)
-    local whole = call("HGETALL", board.key)
-    for index = 1, #whole, 2 do row[index], row[index + 1] = "-" .. match(whole[index + 1], "%d+$"), whole[index] end
-  end
-  rank(board.top, row)
+  write(board)
+  rank(board)
 end
-write_sums(days_key, held_days, by_day)
-local users = merged(days)
-for place, user in ipairs(users.names) do
-  if users.orders[place] > 0 then
-    local orders = format("%d", held_users.orders[place] + users.orders[place])
-    local spend = decimal_of(held_users.cents[place] + users.cents[place])
-    call("HSET", prefix .. "user:" .. user, "order_count", orders, "total_spend", spend)
-  end
+write(days)
+for index, user in ipairs(by_user.names) do
+  local orders, cents = users[user].orders + by_user.orders[index], users[user].cents + by_user.cents[index]
+  call("HSET", keys.user(user), "order_count", format("%d", orders), "total_spend", decimal_of(cents))
 end
-call("HSET", global, "total_orders", total_orders + count, "total_revenue", decimal_of(revenue + cents_sum))
-return table.concat(outcomes)
+local fresh = {}
+for _, user in ipairs(new_users) do if by_user.index_of[user] then fresh[#fresh + 1] = user end end
+if #fresh > 0 then call("RPUSH", keys.users, unpack(fresh)) end
+call("HSET", keys.global, "total_orders", total_orders + count, "total_revenue", decimal_of(revenue + cents_sum))
+return table.concat(results)

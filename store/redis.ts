@@ -1,103 +1,133 @@
-import { Redis, type RedisOptions } from "ioredis";
-import { COMMAND_TIMEOUT_MS, reasonOf } from "./reason.ts";
-import { adviseOn } from "./redis-advice.ts";
-import { createReplicate } from "./replicate.ts";
-import { createShard, defineScripts, keysOf, PAGE } from "./shard.ts";
-import { createShelf } from "./shelf.ts";
-import type { WholeStore } from "./store.ts";
+import calculateSlot from "cluster-key-slot";
+import { Cluster, type Redis, type Result } from "ioredis";
+import { dayOf } from "./periods.ts";
+import { toLines, toRecent } from "./recent-lines.ts";
+import { type Connection, connectRedis, mastersOf, type RedisAddress, redisWarnings } from "./redis-connection.ts";
+import { createFullAccess, readGenerations } from "./redis-full-access.ts";
+import { hashOf, redisKeys } from "./redis-keys.ts";
+import { createRecorder } from "./redis-record.ts";
+import { checkType, foreignKey, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
+import {
+  bySpend,
+  digestOf,
+  type FullStore,
+  LONGEST_WINDOW_SECONDS,
+  MAX_RECENT,
+  MAX_TOP,
+  type RecentOrder,
+  type Totals,
+  type UserTotals,
+} from "./store.ts";
+import topScript from "./top.lua" with { type: "text" };
 
-/** Counting should resume within two seconds of an outage's end, so the pauses between connects stay below one. */
-const MAX_RECONNECT_PAUSE_MS = 500;
+/** Days that are checked at a time. It keeps Redis busy for some milliseconds. */
+const DAYS_CHECKED_AT_ONCE = 200;
 
-export const retryPauseMs = (attempt: number) => Math.min(attempt * 50, MAX_RECONNECT_PAUSE_MS);
+declare module "ioredis" {
+  interface RedisCommander<Context> {
+    topUsers(board: string, top: string, n: number, maxUnsorted: number): Result<[number, string[]], Context>;
+  }
+}
 
-/** Of every connection to a Redis, single or in a cluster. */
-export const CONNECTION = {
-  connectTimeout: COMMAND_TIMEOUT_MS,
-  commandTimeout: COMMAND_TIMEOUT_MS,
-  // A connection that has died without a word (NAT, failover) is replaced, not only its commands given up.
-  socketTimeout: COMMAND_TIMEOUT_MS,
-  // After a failover the old master answers READONLY for as long as the connection to it lives.
-  reconnectOnError: (error) => error.message.startsWith("READONLY"),
-} satisfies RedisOptions;
-
-/** Of the client, single or cluster. */
-export const CLIENT = {
-  lazyConnect: true,
-  // While Redis is away a call fails at once: the caller holds its messages, Redis's client should not.
-  enableOfflineQueue: false,
-  enableAutoPipelining: true,
-  // A worker has one script on its way at a time, and nothing to gather for it.
-  autoPipeliningIgnoredCommands: ["recordOrders"],
-};
+/** @returns the prefix of all keys. In a cluster it is a hash tag: all keys are in one slot, so that one script can change them */
+export function prefixOf(redis: Connection, keyPrefix: string | undefined): string {
+  if (redis instanceof Cluster) return `{${keyPrefix ?? "orders"}}`;
+  return keyPrefix ? `${keyPrefix}:` : "";
+}
 
 /**
- * The store on a single Redis: `user:{user_id}` and `global:stats` for others to read, the rest its own.
- * Rejects with one sentence when Redis cannot be reached now; later outages reject the calls made meanwhile,
- * at once, and end by themselves.
+ * Opens the store on a single Redis or a Redis Cluster. Calls reject at once while Redis is unavailable.
+ *
+ * @param windowSeconds how long an order id must be remembered. If the store was opened with a longer time before, that applies
+ * @throws an Error whose message an operator can act on if Redis cannot be reached
  */
-export async function openRedisStore(address: { url: string; waitReplicas?: number }): Promise<WholeStore> {
-  const redis = await connectRedis(address.url);
-  const replicate = createReplicate(redis, address.waitReplicas ?? 0);
-  const { usersOf, ...shard } = createShard(redis, { prefix: "", shards: 1, replicate });
-  const { board, top, user } = keysOf("");
+export async function openRedisStore(
+  address: RedisAddress,
+  windowSeconds = LONGEST_WINDOW_SECONDS,
+): Promise<FullStore> {
+  const redis = await connectRedis(address);
+  redis.defineCommand("topUsers", { lua: topScript, numberOfKeys: 2, readOnly: true });
+  const keys = redisKeys(prefixOf(redis, address.keyPrefix));
+  const { waitReplicas = 0 } = address;
+  const { record, checkDays } = createRecorder({ redis, keys, windowSeconds, waitReplicas });
+  const fullAccess = createFullAccess(redis, keys);
 
-  const check = () => explained(shard.check());
-  const advice = () => adviseOn(redis);
+  const check = () => checkDays([dayOf(Date.now())]);
+
+  async function checkThoroughly() {
+    await check();
+    const all = await fullAccess.days();
+    for (let at = 0; at < all.length; at += DAYS_CHECKED_AT_ONCE)
+      await checkDays(all.slice(at, at + DAYS_CHECKED_AT_ONCE));
+  }
+
+  const global = async () =>
+    parseAmounts(await checkType(keys.global, redis.hmget(keys.global, "total_orders", "total_revenue")));
+
+  async function user(userId: string): Promise<Totals> {
+    const key = keys.user(userId);
+    const fields = await checkType(key, redis.hmget(key, "order_count", "total_spend"));
+    if (fields.includes(null) && (await redis.exists(key))) throw foreignKey(key);
+    return parseAmounts(fields);
+  }
+
+  async function top(leaderboard: string, n: number): Promise<UserTotals[]> {
+    const [board, first] = [keys.board(leaderboard), keys.top(leaderboard)];
+    const [sorted, fields] = await checkType(`${board} or ${first}`, redis.topUsers(board, first, n, MAX_TOP));
+    const users = parseUserTotals(fields);
+    return sorted ? users : users.sort(bySpend).slice(0, n);
+  }
+
+  async function daily(days: readonly string[]): Promise<Totals[]> {
+    if (days.length === 0) return [];
+    const totals = await checkType(keys.days, redis.hmget(keys.days, ...days.map((day) => `d:${day}`)));
+    return totals.map(parseTotals);
+  }
+
+  async function isCounted(orderId: string): Promise<boolean> {
+    const marker = Buffer.from(digestOf(orderId));
+    const found = (await readGenerations(redis, keys)).map(({ number, hashes }) =>
+      redis.hexists(keys.markers(number, hashOf(marker, hashes)), marker),
+    );
+    return (await Promise.all(found)).includes(1);
+  }
+
+  const markerWindowSeconds = async () =>
+    Math.max(windowSeconds, Number((await redis.hget(keys.store, "window_seconds")) ?? 0));
+
+  async function addRecent(orders: readonly RecentOrder[]) {
+    const writes = toLines(orders).flatMap(([outcome, lines]) => [
+      redis.lpush(keys.recent(outcome), ...lines),
+      redis.ltrim(keys.recent(outcome), 0, MAX_RECENT - 1),
+    ]);
+    await Promise.all<unknown>(writes);
+  }
+  const recent = async (outcome: RecentOrder["outcome"], n: number) =>
+    toRecent(outcome, await redis.lrange(keys.recent(outcome), 0, MAX_RECENT - 1)).slice(0, n);
+
+  const configurationWarnings = async () => [
+    ...new Set((await Promise.all(mastersOf(redis).map(redisWarnings))).flat()),
+  ];
+
+  async function evictedKeys(): Promise<number | undefined> {
+    const info = await masterOf(redis, keys.global)
+      ?.info("stats")
+      .catch(() => "");
+    const count = /^evicted_keys:(\d+)/m.exec(info ?? "")?.[1];
+    return count === undefined ? undefined : Number(count);
+  }
+
   const close = async () => redis.disconnect();
-
-  async function boards(): Promise<string[]> {
-    const boards = new Set<string>();
-    for (const prefix of [board(""), top("")]) {
-      for await (const keys of scan(redis, `${prefix}*`)) for (const key of keys) boards.add(key.slice(prefix.length));
-    }
-    return [...boards];
-  }
-
-  async function* userIds(board?: string): AsyncGenerator<string[]> {
-    if (board !== undefined) return yield* usersOf(board);
-    for await (const keys of scan(redis, user("*"))) yield keys.map((key) => key.slice(user("").length));
-  }
-
-  return { ...shard, ...createShelf(redis), check, advice, close, boards, userIds };
+  return {
+    ...{ record, check, checkThoroughly, close, configurationWarnings, evictedKeys, markerWindowSeconds },
+    ...{ global, user, top, daily, isCounted, addRecent, recent },
+    ...fullAccess,
+  };
 }
 
-/** All keys of one server that match, a page at a time: it misses none and may repeat some. */
-export const scan = (redis: Redis, match: string): AsyncIterable<string[]> => redis.scanStream({ match, count: PAGE });
-
-/** A rejection in words that an operator can act on. */
-export async function explained(checking: Promise<void>) {
-  await checking.catch((error) => {
-    throw new Error(`Redis takes no orders: ${reasonOf(error)}`, { cause: error });
-  });
-}
-
-export async function connectRedis(url: string): Promise<Redis> {
-  const redis = new Redis(url, { ...CLIENT, ...CONNECTION, retryStrategy: retryPauseMs });
-  defineScripts(redis);
-  let reason: unknown;
-  redis.on("error", (error) => {
-    reason = error;
-  });
-  try {
-    await redis.connect();
-    await redis.ping();
-    // ioredis goes on in database 0 where there is none of this number: two shops' orders in one sum.
-    if (redis.options.db) await redis.select(redis.options.db);
-    // Its first order would be the first to be refused, and an audit find nothing.
-    if (/cluster_enabled:1/.test(await redis.info("cluster").catch(() => "")))
-      throw new Error("it is a node of a Redis Cluster. Name it with REDIS_CLUSTER_NODES");
-    return redis;
-  } catch (error) {
-    redis.disconnect();
-    throw new Error(`Cannot reach Redis at ${withoutPassword(url)}: ${reasonOf(reason ?? error)}`, {
-      cause: error,
-    });
-  }
-}
-
-function withoutPassword(url: string): string {
-  const shown = new URL(url);
-  if (shown.password) shown.password = "…";
-  return shown.href;
+/** @returns the master that has the key; undefined while the cluster has none for it */
+function masterOf(redis: Connection, key: string): Redis | undefined {
+  if (!(redis instanceof Cluster)) return redis;
+  const [address] = redis.slots[calculateSlot(key)] ?? [];
+  return redis.nodes("master").find(({ options }) => `${options.host}:${options.port}` === address);
 }

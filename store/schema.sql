@@ -1,10 +1,20 @@
--- Amounts are integer cents. Board names begin with their period: d:2024-12-13, w:2024-W50, m:2024-12, y:2024.
+-- Amounts are integer cents. Leaderboard names begin with their period: d:2024-12-13, w:2024-W50, m:2024-12, y:2024.
 
-CREATE TABLE IF NOT EXISTS markers (          -- every order id counted, until it can no longer be delivered again
-  order_id TEXT PRIMARY KEY,
-  expires_at INTEGER NOT NULL                 -- seconds since the epoch
+CREATE TABLE IF NOT EXISTS settings (         -- window_seconds, and `closed` during and after a copy to another store
+  name TEXT PRIMARY KEY,
+  value ANY NOT NULL
 ) WITHOUT ROWID, STRICT;
-CREATE INDEX IF NOT EXISTS markers_by_expiry ON markers (expires_at);
+
+CREATE TABLE IF NOT EXISTS generations (      -- of markers; only the newest is written, expired ones are deleted in small steps
+  number INTEGER PRIMARY KEY,
+  opened_at INTEGER NOT NULL                  -- seconds since the epoch
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS markers (          -- 12 bytes of the SHA-256 of every order id counted
+  generation INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (generation, digest)
+) WITHOUT ROWID, STRICT;
 
 CREATE TABLE IF NOT EXISTS totals (           -- scope: '' overall, otherwise a day
   scope TEXT PRIMARY KEY,
@@ -23,21 +33,14 @@ CREATE TABLE IF NOT EXISTS boards (
   user_id TEXT NOT NULL,
   orders INTEGER NOT NULL,
   cents INTEGER NOT NULL,
+  ranked INTEGER NOT NULL,                    -- 1 for the first 1000 users of the leaderboard and a few more
   PRIMARY KEY (board, user_id)
 ) WITHOUT ROWID, STRICT;
--- Most spend first, ties by user id in byte order; covers the whole read
-CREATE INDEX IF NOT EXISTS boards_by_rank ON boards (board, cents DESC, user_id, orders);
+-- Higher spend first, equal spend by user id in byte order. A partial index: indexing all users would halve the recording rate
+CREATE INDEX IF NOT EXISTS boards_by_rank ON boards (board, cents DESC, user_id, orders) WHERE ranked = 1;
 
-CREATE TABLE IF NOT EXISTS recent (           -- the latest orders that were not simply counted, each as JSON
-  number INTEGER PRIMARY KEY,                 -- ascending: the newest is never removed
+CREATE TABLE IF NOT EXISTS recent (           -- the latest corrected, rejected and duplicate orders, each as JSON
+  number INTEGER PRIMARY KEY,                 -- ascending, because the newest row is never deleted
   outcome TEXT NOT NULL,
   line TEXT NOT NULL
-) STRICT;
-
-CREATE TABLE IF NOT EXISTS listings (
-  id TEXT NOT NULL,
-  part INTEGER NOT NULL,                      -- from 0
-  expires_at_ms INTEGER NOT NULL,             -- before the text, so that it is found without reading that
-  text TEXT NOT NULL,
-  PRIMARY KEY (id, part)
 ) STRICT;

@@ -1,176 +1,192 @@
-import { Database } from "bun:sqlite";
-import { mkdirSync } from "node:fs";
+import { Database, type SQLQueryBindings } from "bun:sqlite";
+import { mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { boardsOf } from "./periods.ts";
-import { toLines, toRecent } from "./recent.ts";
+import { messageOf } from "../errors.ts";
+import { toLines, toRecent } from "./recent-lines.ts";
 import schema from "./schema.sql" with { type: "text" };
+import { createFullAccess } from "./sqlite-full-access.ts";
+import { createRecordBatch, OVERALL } from "./sqlite-record.ts";
 import {
-  MARKER_WINDOW_SECONDS,
+  digestOf,
+  type FullStore,
+  LONGEST_WINDOW_SECONDS,
+  MAX_ORDER_CENTS,
   MAX_RECENT,
   MAX_TOTAL_CENTS,
+  NO_ORDERS,
   type Order,
   type RecentOrder,
   type Recorded,
   type Totals,
   type UserTotals,
-  type WholeStore,
 } from "./store.ts";
 
-/** The longest a writer waits for another one; a batch takes a millisecond, so this is met only by a stuck process. */
-const BUSY_TIMEOUT_MS = 5_000;
-/** Markers whose time is over are removed with each batch, a few at a time, so that no batch pays for many. */
-const PRUNED_PER_BATCH = 20;
-const PRUNED = "SELECT order_id FROM markers WHERE expires_at <= ? LIMIT ?";
-/** `scope` of the overall totals. */
-const GLOBAL = "";
-/** Rows that an audit reads at a time. */
-const PAGE = 1_000;
-const NOTHING: Totals = { orders: 0, cents: 0 };
+/** `PRAGMA user_version` of this schema. Version 1 stored markers differently. */
+const SCHEMA_VERSION = 2;
+/** How long opening waits for other processes that create the same file. */
+const OPEN_BUSY_TIMEOUT_MS = 5_000;
+/**
+ * How long a writer waits for another one. SQLite blocks the thread while it waits, so this must be well below the five seconds
+ * after which a silent worker is replaced. A batch takes milliseconds; only a lock of another program is held longer.
+ */
+const BUSY_TIMEOUT_MS = 1_000;
+/** Holds the pages of leaderboards that every batch changes. With SQLite's default of 2 MiB the rate falls to a fifth. */
+const CACHE_KIB = 32 * 1024;
+/** Overlapping readers can prevent SQLite from reusing its write-ahead log. Above this size, it is truncated. */
+const MAX_WAL_BYTES = 32 * 1024 * 1024;
+const WAL_PAUSE_MS = 200;
 
-/** The embedded store: one SQLite file that several threads and processes may share. */
-export function openSqliteStore({ path }: { path: string }): WholeStore {
+/**
+ * Opens the embedded store: one SQLite file that threads and processes can share.
+ *
+ * @param windowSeconds how long an order id must be remembered. If the store was opened with a longer time before, that applies
+ * @throws an Error whose message an operator can act on if the file cannot be opened
+ */
+export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SECONDS): FullStore {
   const db = openDatabase(path);
-  const write = prepareWrites(db);
-  const oneTotal = db.prepare<Totals, [string]>("SELECT orders, cents FROM totals WHERE scope = ?");
-  const oneUser = db.prepare<Totals, [string]>("SELECT orders, cents FROM users WHERE user_id = ?");
-  const topOfBoard = db.prepare<UserTotals, [string, number]>(
-    "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? ORDER BY cents DESC, user_id LIMIT ?",
-  );
-  const allDays = db.prepare<{ day: string }, [string]>("SELECT scope AS day FROM totals WHERE scope <> ?");
-  const allBoards = db.prepare<{ board: string }, []>("SELECT DISTINCT board FROM boards");
-  const usersOfBoard = db.prepare<{ user_id: string }, [string, string, number]>(
-    "SELECT user_id FROM boards WHERE board = ? AND user_id >= ? ORDER BY user_id LIMIT ?",
-  );
-  const allUsers = db.prepare<{ user_id: string }, [string, number]>(
-    "SELECT user_id FROM users WHERE user_id >= ? ORDER BY user_id LIMIT ?",
-  );
-  const onePlace = db.prepare<Totals, [string, string]>(
-    "SELECT orders, cents FROM boards WHERE board = ? AND user_id = ?",
-  );
-  const marker = db.prepare(`SELECT 1 FROM markers WHERE order_id = ? AND order_id NOT IN (${PRUNED})`);
-  const latest = db.prepare<{ line: string }, [string]>(
-    "SELECT line FROM recent WHERE outcome = ? ORDER BY number DESC",
-  );
-  const onePart = db.prepare<{ text: string }, [string, number, number]>(
-    "SELECT text FROM listings WHERE id = ? AND part = ? AND expires_at_ms > ?",
-  );
+  const file = statSync(path).ino;
+  const prepare = <Row, Args extends SQLQueryBindings[]>(sql: string) => db.prepare<Row, Args>(sql);
 
-  function recordOne(order: Order, now: number): Recorded {
-    const { id, userId, cents, day } = order;
-    if (write.marker.run(id, now + MARKER_WINDOW_SECONDS).changes === 0) return "duplicate";
-    for (const board of boardsOf(day)) write.board.run(board, userId, cents);
-    write.user.run(userId, cents);
-    write.total.run(day, cents);
-    write.total.run(GLOBAL, cents);
-    return "recorded";
+  const setting = prepare<{ value: number | string }, [string]>("SELECT value FROM settings WHERE name = ?");
+  const generations = prepare<{ number: number }, []>("SELECT number FROM generations ORDER BY number");
+  const total = prepare<Totals, [string]>("SELECT orders, cents FROM totals WHERE scope = ?");
+  const window = () => Math.max(windowSeconds, Number(setting.get("window_seconds")?.value ?? 0));
+
+  /** Throws while orders must not be recorded. Does not detect what only a write would show, such as a full disk. */
+  function assertUsable() {
+    if (statSync(path, { throwIfNoEntry: false })?.ino !== file)
+      throw new Error("it was deleted or replaced while the program runs. Put it back, or restart the program");
+    const closed = setting.get("closed")?.value;
+    if (closed) throw new Error(`the store is closed: ${closed}`);
+    const [isUsed, hasTotal] = [generations.all().length > 0, total.get(OVERALL) !== null];
+    if (isUsed && !hasTotal)
+      throw new Error("the overall total is lost: `bun scripts/audit.ts --repair` restores it from the days");
+    if (hasTotal && !isUsed)
+      throw new Error("the markers of counted orders are lost: restore the file, or begin with an empty one");
   }
 
-  const recordAll = db.transaction((orders: readonly Order[]) => {
-    const now = Math.floor(Date.now() / 1000);
-    write.prune.run(now, PRUNED_PER_BATCH);
-    const outcomes = orders.map((order) => recordOne(order, now));
-    // Throwing rolls the whole batch back.
-    if ((oneTotal.get(GLOBAL)?.cents ?? 0) > MAX_TOTAL_CENTS)
-      throw new RangeError("Total revenue would pass the most that is exact");
-    return outcomes;
-  });
+  const recordBatch = createRecordBatch(db, assertUsable, window);
+  let truncatedAt = 0;
 
-  // IMMEDIATE takes the write lock before the first read: two workers that hold one order cannot both find it new.
-  const record = async (orders: readonly Order[]) => recordAll.immediate(orders);
-  const global = async () => oneTotal.get(GLOBAL) ?? NOTHING;
-  const user = async (userId: string) => oneUser.get(userId) ?? NOTHING;
-  const top = async (board: string, n: number) => topOfBoard.all(board, n);
-  const daily = async (days: readonly string[]) => days.map((day) => oneTotal.get(day) ?? NOTHING);
-  // As record() would find it: a batch prunes first.
-  const knows = async (orderId: string) =>
-    marker.get(orderId, Math.floor(Date.now() / 1000), PRUNED_PER_BATCH) !== null;
+  /** Waits only briefly for readers, so an attempt can fail. A later batch tries again. */
+  function truncateWal() {
+    if (sizeOf(`${path}-wal`) < MAX_WAL_BYTES || performance.now() - truncatedAt < WAL_PAUSE_MS) return;
+    truncatedAt = performance.now();
+    db.run(`PRAGMA busy_timeout = ${WAL_PAUSE_MS / 2}`);
+    db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+  }
 
-  const rememberAll = db.transaction((orders: readonly RecentOrder[]) => {
-    for (const [outcome, lines] of toLines(orders)) {
-      for (const line of lines) write.recent.run(outcome, line);
-      write.pruneRecent.run(outcome);
+  async function record(orders: readonly Order[]): Promise<Recorded[]> {
+    if (orders.length === 0) return [];
+    // IMMEDIATE takes the write lock before the first read, so that two workers with the same order cannot both find it new.
+    const results = recordBatch.immediate(orders);
+    truncateWal();
+    return results;
+  }
+
+  const user = prepare<Totals, [string]>("SELECT orders, cents FROM users WHERE user_id = ?");
+  const topOf = prepare<UserTotals, [string, number]>(
+    `SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? AND ranked = 1
+      ORDER BY cents DESC, user_id LIMIT ?`,
+  );
+  const marker = prepare<object, [number, Uint8Array]>("SELECT 1 FROM markers WHERE generation = ? AND digest = ?");
+
+  async function isCounted(orderId: string) {
+    const digest = digestOf(orderId);
+    return generations.all().some(({ number }) => marker.get(number, digest) !== null);
+  }
+
+  const addLine = db.prepare("INSERT INTO recent (outcome, line) VALUES (?, ?)");
+  const removeOldLines = db.prepare(
+    `DELETE FROM recent WHERE outcome = ?1 AND number NOT IN
+      (SELECT number FROM recent WHERE outcome = ?1 ORDER BY number DESC LIMIT ${MAX_RECENT})`,
+  );
+  const lines = prepare<{ line: string }, [string]>("SELECT line FROM recent WHERE outcome = ? ORDER BY number DESC");
+  const addAllRecent = db.transaction((orders: readonly RecentOrder[]) => {
+    for (const [outcome, added] of toLines(orders)) {
+      for (const line of added) addLine.run(outcome, line);
+      removeOldLines.run(outcome);
     }
   });
-  const remember = async (orders: readonly RecentOrder[]) => {
-    if (orders.length > 0) rememberAll.immediate(orders);
-  };
+
+  async function addRecent(orders: readonly RecentOrder[]) {
+    if (orders.length > 0) addAllRecent.immediate(orders);
+  }
+
   async function recent(outcome: RecentOrder["outcome"], n: number) {
-    const lines = latest.all(outcome).map(({ line }) => line);
-    return toRecent(outcome, lines).slice(0, n);
+    const found = lines.all(outcome).map(({ line }) => line);
+    return toRecent(outcome, found).slice(0, n);
   }
 
-  /** The smallest write there is: a full disk still answers reads. A lock held by another writer is a good sign. */
+  /**
+   * Reads through a new connection, because the cache of this one may contain pages that are no longer on the disk. Then does
+   * the smallest possible write, because a full disk still allows reads.
+   */
   async function check() {
-    db.run("PRAGMA busy_timeout = 0");
     try {
-      db.run("PRAGMA user_version = 1");
+      assertUsable();
+      if ((total.get(OVERALL)?.cents ?? 0) + MAX_ORDER_CENTS > MAX_TOTAL_CENTS)
+        throw new Error("the total has no room for one more order: larger sums would not be exact");
+      using fresh = new Database(path, { readwrite: true, strict: true });
+      for (const table of ["totals", "generations", "users", "boards"])
+        fresh.query(`SELECT * FROM ${table} LIMIT 1`).get();
+      fresh.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     } catch (error) {
-      if ((error as { code?: string }).code !== "SQLITE_BUSY") throw error;
-    } finally {
-      db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
-    }
-  }
-  const advice = async () => [];
-  const close = async () => db.close();
-
-  const days = async () => allDays.all(GLOBAL).map(({ day }) => day);
-  const boards = async () => allBoards.all().map(({ board }) => board);
-
-  async function* userIds(board?: string) {
-    // Page by page: a reading left open between them would hold an old state, and this connection could not write.
-    for (let from = ""; ; ) {
-      const rows = board === undefined ? allUsers.all(from, PAGE) : usersOfBoard.all(board, from, PAGE);
-      yield rows.map(({ user_id }) => user_id);
-      if (rows.length < PAGE) return;
-      from = `${rows.at(-1)?.user_id}\0`; // the next that there can be
+      // SQLITE_BUSY means that another process is writing, so the file accepts writes.
+      if (codeOf(error) !== "SQLITE_BUSY") throw new Error(`${path}: ${messageOf(error)}`, { cause: error });
     }
   }
 
-  const places = async (board: string, userIds: readonly string[]) =>
-    userIds.map((userId) => onePlace.get(board, userId) ?? NOTHING);
+  async function checkThoroughly() {
+    await check();
+    const found = db.query<{ quick_check: string }, []>("PRAGMA quick_check(1)").get()?.quick_check;
+    if (found !== "ok") throw new Error(`${path} is corrupt: ${found}. Restore it, or delete it to start from zero`);
+  }
 
-  const keepAll = db.transaction((id: string, parts: readonly string[], seconds: number) => {
-    const nowMs = Date.now();
-    write.pruneListings.run(nowMs);
-    for (const [index, part] of parts.entries()) write.listing.run(id, index, nowMs + seconds * 1000, part);
-  });
-  const keepListing = async (...listing: Parameters<WholeStore["keepListing"]>) => keepAll.immediate(...listing);
-  const listingPart = async (id: string, index: number) => onePart.get(id, index, Date.now())?.text;
-
-  const reads = { global, user, top, daily, knows, recent, listingPart, days, boards, userIds, places };
-  return { record, remember, keepListing, ...reads, advice, check, close };
+  return {
+    record,
+    check,
+    checkThoroughly,
+    addRecent,
+    recent,
+    isCounted,
+    global: async () => total.get(OVERALL) ?? NO_ORDERS,
+    user: async (userId) => user.get(userId) ?? NO_ORDERS,
+    top: async (leaderboard, n) => topOf.all(leaderboard, n),
+    daily: async (days) => days.map((day) => total.get(day) ?? NO_ORDERS),
+    markerWindowSeconds: async () => window(),
+    configurationWarnings: async () => [],
+    evictedKeys: async () => undefined,
+    close: async () => db.close(),
+    ...createFullAccess(db),
+  };
 }
+
+const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+const codeOf = (error: unknown) => (error as { code?: string }).code;
 
 function openDatabase(path: string): Database {
   try {
     mkdirSync(dirname(path), { recursive: true });
     const db = new Database(path, { create: true, strict: true });
-    db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+    db.run(`PRAGMA busy_timeout = ${OPEN_BUSY_TIMEOUT_MS}`);
+    const { user_version: version = 0 } = db.query<{ user_version: number }, []>("PRAGMA user_version").get() ?? {};
+    const isUsed = db.query("SELECT 1 FROM sqlite_schema WHERE name = 'markers'").get() !== null;
+    if (version !== SCHEMA_VERSION && isUsed)
+      throw new Error("it was written by another version of this program. Use that version, or set another DATA_DIR");
     db.run("PRAGMA journal_mode = WAL");
-    // Survives kill -9. A power cut may undo the last moments, and their messages are gone from the queue:
-    // a developer's machine can live with that, a shop uses Redis.
+    // Data survives kill -9. A power failure can lose the last orders, whose messages are already deleted: acceptable for
+    // development. Production uses Redis.
     db.run("PRAGMA synchronous = NORMAL");
-    db.run(schema);
+    db.run(`PRAGMA cache_size = ${-CACHE_KIB}`);
+    db.transaction(() => {
+      db.run(schema);
+      db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    }).immediate();
+    db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
     return db;
   } catch (error) {
-    throw new Error(`Cannot open the store ${path}: ${(error as Error).message}`, { cause: error });
+    throw new Error(`Cannot open the store ${path}: ${messageOf(error)}`, { cause: error });
   }
-}
-
-function prepareWrites(db: Database) {
-  const add = "ON CONFLICT DO UPDATE SET orders = orders + 1, cents = cents + excluded.cents";
-  return {
-    marker: db.prepare("INSERT INTO markers (order_id, expires_at) VALUES (?, ?) ON CONFLICT DO NOTHING"),
-    board: db.prepare(`INSERT INTO boards (board, user_id, orders, cents) VALUES (?, ?, 1, ?) ${add}`),
-    user: db.prepare(`INSERT INTO users (user_id, orders, cents) VALUES (?, 1, ?) ${add}`),
-    total: db.prepare(`INSERT INTO totals (scope, orders, cents) VALUES (?, 1, ?) ${add}`),
-    prune: db.prepare(`DELETE FROM markers WHERE order_id IN (${PRUNED})`),
-    recent: db.prepare("INSERT INTO recent (outcome, line) VALUES (?, ?)"),
-    pruneRecent: db.prepare(
-      `DELETE FROM recent WHERE outcome = ?1 AND number NOT IN
-        (SELECT number FROM recent WHERE outcome = ?1 ORDER BY number DESC LIMIT ${MAX_RECENT})`,
-    ),
-    listing: db.prepare("INSERT INTO listings (id, part, expires_at_ms, text) VALUES (?, ?, ?, ?)"),
-    pruneListings: db.prepare("DELETE FROM listings WHERE expires_at_ms <= ?"),
-  };
 }

@@ -1,10 +1,10 @@
-/** The words of the store: what it takes, what it answers. Both implementations keep the same numbers. */
+/** The interface of the store and its types. Both implementations return the same results. */
 
-/** An order that passed the judge, as it is to be counted. */
+/** A validated order. */
 export interface Order {
   id: string;
   userId: string;
-  /** What the order counts for, in integer cents. */
+  /** The amount that the order is counted with, in integer cents. */
   cents: number;
   /** The UTC date of the order, `YYYY-MM-DD`. */
   day: string;
@@ -16,104 +16,161 @@ export interface Totals {
   cents: number;
 }
 
+export const NO_ORDERS: Totals = { orders: 0, cents: 0 };
+
+/** @returns the sum of two totals */
+export const addTotals = (a: Totals, b: Totals): Totals => ({ orders: a.orders + b.orders, cents: a.cents + b.cents });
+
 /**
- * What a total may reach: below 2^46 currency units neighbouring doubles are less than a cent apart, so that
- * both integer cents and the JSON number are exact. `record` refuses a batch that would pass it.
+ * The largest total of one order's items that validation accepts, in cents: 9,999,999,999.99. Up to this limit the sum of the
+ * items, calculated in 1/10000, is exact, and one order uses only a small part of `MAX_TOTAL_CENTS`. `order_value` may be one
+ * cent higher, and the order is then counted with that.
+ */
+export const MAX_ORDER_CENTS = 999_999_999_999;
+
+/**
+ * The limit of the overall total, in cents. Below 2^53 integer cents are exact, and below 2^46 currency units neighbouring
+ * doubles are less than a cent apart, so the JSON number is exact as well. `record` rejects a batch that would exceed the limit.
  */
 export const MAX_TOTAL_CENTS = 7_000_000_000_000_000;
 
-/**
- * How long an order id is remembered at least, so that no copy SQS may still deliver is counted again: a message lives
- * for at most 14 days (AWS), a redrive from the dead-letter queue starts that once more, and a day is for clocks.
- */
-export const MARKER_WINDOW_SECONDS = (2 * 14 + 1) * 24 * 3600;
+/** The marker window if the retention of the queue is unknown: twice AWS's maximum of 14 days, plus a day for clock differences. */
+export const LONGEST_WINDOW_SECONDS = (2 * 14 + 1) * 24 * 3600;
 
-/** The most users that one read of a board may ask for. */
+/** The maximum number of users that one read of a leaderboard returns. */
 export const MAX_TOP = 1000;
+
+/** Number of users, days or markers that are read at a time. Small, because orders wait while Redis reads: about a millisecond. */
+export const PAGE_SIZE = 1_000;
 
 export interface UserTotals extends Totals {
   userId: string;
 }
 
-/** The order of a board: most spend first, ties by user id in UTF-8 byte order. */
+/** Compares two users of a leaderboard: higher spend first, equal spend by user id in UTF-8 byte order. */
 export function bySpend(a: UserTotals, b: UserTotals): number {
   return b.cents - a.cents || byBytes(a.userId, b.userId);
 }
 
-/** UTF-8 byte order, without the bytes: a million users with the same spend took ten seconds to encode again and again. */
+/** Compares in UTF-8 byte order without encoding, which would take ten seconds for a million users with equal spend. */
 function byBytes(a: string, b: string): number {
-  const least = Math.min(a.length, b.length);
+  const shorter = Math.min(a.length, b.length);
   let at = 0;
-  while (at < least && a.charCodeAt(at) === b.charCodeAt(at)) at++;
-  return at === least ? a.length - b.length : rankOf(a.charCodeAt(at)) - rankOf(b.charCodeAt(at));
+  while (at < shorter && a.charCodeAt(at) === b.charCodeAt(at)) at++;
+  return at === shorter ? a.length - b.length : sortKey(a.charCodeAt(at)) - sortKey(b.charCodeAt(at));
 }
 
-/** UTF-16 units have that order already, but for surrogates: they stand for what comes after all others. */
-const rankOf = (unit: number) => (unit >= 0xd800 && unit < 0xe000 ? unit + 0x10000 : unit);
+/** UTF-16 units sort like UTF-8 bytes, except surrogates: they encode characters above U+FFFF, which sort after all others. */
+const sortKey = (unit: number) => (unit >= 0xd800 && unit < 0xe000 ? unit + 0x10000 : unit);
 
-/** How many of the latest corrected, rejected and duplicate orders are kept to look at, each. */
+/** The possible outcomes of an order. consumer/outcomes.ts defines how each is logged, counted and kept. */
+export const OUTCOMES = ["counted", "corrected", "duplicate", "rejected"] as const;
+export type Outcome = (typeof OUTCOMES)[number];
+/** The outcomes whose orders are kept as recent orders: all but the normal case. */
+export const RECENT_OUTCOMES = ["corrected", "rejected", "duplicate"] as const satisfies Outcome[];
+
+/** Number of recent orders that are kept for each outcome. */
 export const MAX_RECENT = 100;
 
-/** An order that was not simply counted, for people to look at. */
+/** A recent order that was corrected, rejected or a duplicate, for people who look for the cause. Not part of any total. */
 export interface RecentOrder {
-  outcome: "corrected" | "rejected" | "duplicate";
-  /** When it was settled, ms since the epoch. */
+  outcome: (typeof RECENT_OUTCOMES)[number];
+  /** When it was processed, ms since the epoch. */
   atMs: number;
   messageId: string;
-  /** Absent, as the next one, where the body holds none that is valid. */
+  /** Both ids are absent if the body does not contain valid ones. */
   orderId?: string;
   userId?: string;
-  /** Of a corrected order: its `order_value` as sent, and what it counts instead, in cents. */
+  /** Corrected orders only: the `order_value` as sent, and the cents that the order was counted with. */
   declared?: number;
   cents?: number;
-  /** Of a rejected order. */
+  /** Rejected orders only. */
   reason?: string;
   errors?: readonly { path: string; message: string }[];
-  /** Of the producer's trace, 32 hexadecimal digits, where the message carries one. */
+  /** Trace id of the producer, 32 hexadecimal digits, if the message has one. */
   traceId?: string;
 }
 
-/** `duplicate`: the order id was counted before, in this batch or any earlier one. */
-export type Recorded = "recorded" | "duplicate";
+/**
+ * `duplicate`: the order id was counted before, in this batch or an earlier one. `refused`: the Redis key of the order's user
+ * holds data of another program; nothing was written for this order.
+ */
+export type Recorded = "recorded" | "duplicate" | "refused";
+
+/** Why a store is closed by `closeForCopy`. */
+export const COPIED = "its orders are being copied to another store, or have been. Use that one";
+
+/** A Redis key of this program holds data of another program. */
+export class ForeignKeyError extends Error {}
 
 export interface Store {
   /**
-   * Counts the orders not counted before and answers one word per order, in order. One atomic step: after a
-   * rejection nothing, or (when only the answer was lost) everything, is counted, so it is safe to call again.
+   * Counts the orders that were not counted before, in one atomic step. After a rejection either nothing was counted or, if only
+   * the response was lost, everything: it is safe to call again.
+   *
+   * @returns one result per order, in the order of `orders`
    */
   record(orders: readonly Order[]): Promise<Recorded[]>;
+  /** @returns the overall total */
   global(): Promise<Totals>;
-  /** Zeros for a user without orders. */
+  /** @returns the totals of a user, zeros without orders. Rejects with a `ForeignKeyError` for data of another program */
   user(userId: string): Promise<Totals>;
-  /** The first `n` (at most `MAX_TOP`) of a board, as `bySpend` has them. */
-  top(board: string, n: number): Promise<UserTotals[]>;
-  /** One total per day asked for (`YYYY-MM-DD`), zeros included. */
+  /** @returns the first `n` (at most `MAX_TOP`) users of a leaderboard, sorted by `bySpend` */
+  top(leaderboard: string, n: number): Promise<UserTotals[]>;
+  /** @returns the total of each of the days (`YYYY-MM-DD`), zeros without orders */
   daily(days: readonly string[]): Promise<Totals[]>;
-  /** Whether the order id was counted within the window (`MARKER_WINDOW_SECONDS`) for sure; perhaps an earlier one. */
-  knows(orderId: string): Promise<boolean>;
-  /** Keeps orders to look at, the newest last; of each outcome the newest `MAX_RECENT` stay. Not for accounts. */
-  remember(orders: readonly RecentOrder[]): Promise<void>;
-  /** The latest `n` (at most `MAX_RECENT`) of an outcome, the newest first. */
+  /** @returns whether the order id was counted. An order counted before the marker window may already be forgotten */
+  isCounted(orderId: string): Promise<boolean>;
+  /** @returns the marker window: how long an order id is remembered at least, seconds */
+  markerWindowSeconds(): Promise<number>;
+  /** Adds recent orders, the newest last. The newest `MAX_RECENT` of each outcome are kept. */
+  addRecent(orders: readonly RecentOrder[]): Promise<void>;
+  /** @returns the latest `n` (at most `MAX_RECENT`) recent orders of an outcome, newest first */
   recent(outcome: RecentOrder["outcome"], n: number): Promise<RecentOrder[]>;
-  /** What an operator should change before trusting it, a sentence each. */
-  advice(): Promise<string[]>;
-  /** Rejects while the store cannot take orders: out of reach, read-only, out of memory or disk. */
+  /** @returns what an operator should change in the configuration of the store, one sentence each */
+  configurationWarnings(): Promise<string[]>;
+  /** @returns how many keys the server has evicted since it started; undefined if unknown */
+  evictedKeys(): Promise<number | undefined>;
+  /** Rejects with the reason if the store does not accept orders: unreachable, read-only, full, a permission or data missing. */
   check(): Promise<void>;
+  /** Like `check`, but checks all stored data and takes longer the more there is. Called before the first order of a process. */
+  checkThoroughly(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The store with what an audit reads besides: everything there is, a thousand users at a time. */
-export interface WholeStore extends Store {
-  /** Every day that has orders. */
+/** The store with access to all of its data, one page at a time, for the audit, the list of users and copies. */
+export interface FullStore extends Store {
+  /** @returns every day that has orders */
   days(): Promise<string[]>;
-  /** Every board there is. */
-  boards(): Promise<string[]>;
-  /** Who is on the board, each once. Without a board: all users, some repeated. */
-  userIds(board?: string): AsyncIterable<string[]>;
-  /** What each of the users has on the board, zeros included. */
-  places(board: string, userIds: readonly string[]): Promise<Totals[]>;
-  /** Keeps the parts of a listing, in order, for `seconds`, so that whoever reads its pages later reads of one moment. */
-  keepListing(id: string, parts: readonly string[], seconds: number): Promise<void>;
-  /** One part of a listing; undefined when its time is over or there is no such part. */
-  listingPart(id: string, index: number): Promise<string | undefined>;
+  /** @returns the name of every leaderboard */
+  leaderboards(): Promise<string[]>;
+  /** @returns every user once, in no particular order, with all-time totals */
+  users(): AsyncIterable<UserTotals[]>;
+  /** @returns every user of a leaderboard once */
+  usersOn(leaderboard: string): AsyncIterable<UserTotals[]>;
+  /** @returns the totals of each of the users on the leaderboard, zeros if they are not on it */
+  totalsOn(leaderboard: string, userIds: readonly string[]): Promise<Totals[]>;
+  /**
+   * @returns the user id of every key or row with all-time totals, including ids that are missing in the list of users. In Redis
+   *   also of keys of other programs, and some more than once
+   */
+  storedUserIds(): AsyncIterable<string[]>;
+  /** @returns every marker, as returned by `digestOf` */
+  markers(): AsyncIterable<Uint8Array[]>;
+  /** Writes the overall total where it is missing; never changes an existing value. @returns whether anything was written */
+  restoreTotal(totals: Totals): Promise<boolean>;
+  /** Closes the store for all processes: until `reopen`, `check` and `record` reject. */
+  closeForCopy(): Promise<void>;
+  reopen(): Promise<void>;
+}
+
+const digest = new Uint8Array(32);
+
+/**
+ * @returns the marker of an order id: the first 12 bytes of its SHA-256. With 96 bits, the probability that any two of ten
+ *   billion ids have the same marker is 1 in 10^9 (birthday bound n²/2^97)
+ */
+export function digestOf(orderId: string): Uint8Array {
+  Bun.SHA256.hash(orderId, digest);
+  return digest.slice(0, 12);
 }

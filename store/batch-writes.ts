@@ -2,16 +2,17 @@ import type { Order, Recorded, Store } from "./store.ts";
 
 interface Batch {
   orders: readonly Order[];
-  resolve(answers: Recorded[]): void;
+  resolve(results: Recorded[]): void;
   reject(error: unknown): void;
 }
 
 /**
- * Records batches together: those that come while a call is on its way wait for its end and go as one. A call costs the
- * store much and one more order little. They are one step then: where the store refuses one order, all batches of
- * the call are rejected. Behind a call that runs into its deadline the next one may take as long again.
+ * Combines batches into fewer calls of `record`, because the cost of a call is much higher than that of one more order. Batches
+ * that arrive during a call are recorded together by the next call. If that call rejects, all of its batches reject.
+ *
+ * @returns a function like `record`. It can take twice the deadline of `record`: a running call comes first
  */
-export function joinBatches(record: Store["record"]): Store["record"] {
+export function createBatchWrites(record: Store["record"]): Store["record"] {
   let waiting: Batch[] = [];
   let busy = false;
 
@@ -27,8 +28,8 @@ export function joinBatches(record: Store["record"]): Store["record"] {
 
   async function send(batches: readonly Batch[]) {
     try {
-      const answers = await record(batches.flatMap(({ orders }) => orders));
-      for (const { orders, resolve } of batches) resolve(answers.splice(0, orders.length));
+      const results = await record(batches.flatMap(({ orders }) => orders));
+      for (const { orders, resolve } of batches) resolve(results.splice(0, orders.length));
     } catch (error) {
       for (const { reject } of batches) reject(error);
     }

@@ -2,7 +2,7 @@ import { MAX_RECENT, type RecentOrder } from "./store.ts";
 
 type Outcome = RecentOrder["outcome"];
 
-/** The orders as lines to keep, by outcome, the newest last; no more than will stay: a flood of duplicates is cheap. */
+/** @returns the orders as lines of JSON, by outcome, the newest last. At most `MAX_RECENT` per outcome, because no more are kept */
 export function toLines(orders: readonly RecentOrder[]): [Outcome, string[]][] {
   const byOutcome = Map.groupBy(orders, ({ outcome }) => outcome);
   return Array.from(byOutcome, ([outcome, all]) => [
@@ -11,7 +11,7 @@ export function toLines(orders: readonly RecentOrder[]): [Outcome, string[]][] {
   ]);
 }
 
-/** The orders of the lines, without those that are damaged or another version's: the others are still worth a look. */
+/** @returns the orders of the lines. Lines that are damaged or of another version are skipped */
 export function toRecent(outcome: Outcome, lines: readonly string[]): RecentOrder[] {
   return lines.flatMap((line) => {
     try {

@@ -1,0 +1,29 @@
+import type { Store } from "./store.ts";
+
+/** The result of a read. It includes every order that was recorded before `asOfMs`, when the read began. */
+export interface Read<T> {
+  value: T;
+  asOfMs: number;
+}
+
+export type Reads = ReturnType<typeof createSingleFlight>;
+
+/** @returns the read functions of the store, in which concurrent identical reads share one request and its result */
+export function createSingleFlight({ global, user, top, daily }: Pick<Store, "global" | "user" | "top" | "daily">) {
+  function shared<A extends unknown[], T>(read: (...args: A) => Promise<T>): (...args: A) => Promise<Read<T>> {
+    const pending = new Map<string, Promise<Read<T>>>();
+    return (...args) => {
+      const key = args.join(" ");
+      const existing = pending.get(key);
+      if (existing) return existing;
+      const asOfMs = Date.now();
+      const result = read(...args).then((value) => ({ value, asOfMs }));
+      const remove = () => pending.delete(key);
+      pending.set(key, result);
+      result.then(remove, remove);
+      return result;
+    };
+  }
+
+  return { global: shared(global), user: shared(user), top: shared(top), daily: shared(daily) };
+}
