@@ -1,30 +1,28 @@
 import { Counter, Histogram, Registry } from "prom-client";
+import { ORDERS_TOTAL } from "../metric-names.ts";
 import { countRequests } from "../queue/metrics.ts";
+import { OUTCOMES, type Outcome } from "../store/store.ts";
 
-/** What became of an order. A corrected order is not also counted under `counted`. */
-export const OUTCOMES = ["counted", "corrected", "duplicate", "rejected"] as const;
-export type Outcome = (typeof OUTCOMES)[number];
-
-/** From an order counted at once to one from a queue that was backed up for a day. */
+/** Seconds: from an order that is recorded at once to one that waited in the queue for a day. */
 const LAG_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400];
 const APPLY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
 
 export type ConsumerMetrics = ReturnType<typeof createConsumerMetrics>;
 
-/** The counters of one worker; the main thread adds those of all workers up. */
+/** @returns the metrics of one worker. The main thread adds up those of all workers */
 export function createConsumerMetrics() {
   const registry = new Registry();
   const registers = [registry];
   const orders = new Counter({
-    name: "orders_total",
-    help: "Orders by outcome; a corrected one counts the total of its items",
+    name: ORDERS_TOTAL,
+    help: "Orders by outcome. A corrected order is counted with the total of its items",
     labelNames: ["outcome"],
     registers,
   });
   for (const outcome of OUTCOMES) orders.inc({ outcome }, 0);
   const lagSeconds = new Histogram({
     name: "order_lag_seconds",
-    help: "Seconds from the SentTimestamp of the message to the order applied",
+    help: "Seconds from the SentTimestamp of a message until its order was recorded",
     buckets: LAG_BUCKETS,
     registers,
   });
@@ -35,4 +33,16 @@ export function createConsumerMetrics() {
     registers,
   });
   return { registry, orders, lagSeconds, applySeconds, onRequest: countRequests(registry) };
+}
+
+/** One metric as JSON of prom-client. */
+type Metric = { name: string; values: { value: number; labels: { outcome?: Outcome } }[] };
+
+/** @returns the number of orders by outcome, summed over the metrics of several workers */
+export function countOutcomes(metrics: readonly object[]): Record<Outcome, number> {
+  const sums = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, 0])) as Record<Outcome, number>;
+  for (const { name, values } of metrics as readonly Metric[])
+    for (const { value, labels } of name === ORDERS_TOTAL ? values : [])
+      if (labels.outcome) sums[labels.outcome] += value;
+  return sums;
 }

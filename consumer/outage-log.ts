@@ -2,7 +2,11 @@ import type { Log } from "../log.ts";
 
 export type OutageLog = ReturnType<typeof createOutageLog>;
 
-/** For what counting can do without: one line when it begins to fail and one when it works again. */
+/**
+ * Logs an outage of something that counting does not depend on.
+ *
+ * @returns `failed` and `succeeded`, to be called after every attempt. Only the first failure and the recovery are logged
+ */
 export function createOutageLog(log: Log, events: { failed: string; recovered: string }) {
   let failing = false;
 

@@ -1,45 +1,41 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { AggregatorRegistry } from "prom-client";
+import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
-import type { Outcome } from "./metrics.ts";
+import type { Outcome } from "../store/store.ts";
+import type { WorkerStatus } from "../worker-status.ts";
+import { countOutcomes } from "./metrics.ts";
+import { pause, RETRY, retryPauseMs } from "./retry.ts";
 import type { WorkerOptions, WorkerReport } from "./worker.ts";
-
-export type WorkerState = "running" | "paused" | "restarting";
-
-export interface WorkerStatus {
-  state: WorkerState;
-  /** Why it does not run. */
-  reason?: string;
-  /** How long nothing has moved in it, ms; absent while it is being replaced. */
-  sinceProgressMs?: number;
-}
 
 export interface Pool {
   status(): WorkerStatus[];
-  /** What the workers have counted since the start, those that have died included; prom-client's JSON. */
+  /** Metrics of each worker as JSON of prom-client, since the start and including workers that were replaced. */
   metrics(): Promise<object[][]>;
-  /** Orders by outcome since the start, out of the same. */
+  /** Number of orders by outcome since the start. */
   outcomes(): Promise<Record<Outcome, number>>;
-  /** Every worker settles or releases what it holds; after eight seconds the rest is left to redelivery. */
+  /** Stops all workers. They finish their batches; those that take longer than eight seconds are terminated. */
   stop(): Promise<void>;
 }
 
-/** A worker reports four times a second; one that is silent for five is spinning or blocked. */
-const SILENCE_MS = 5_000;
-/** A receive takes at most its 20 s wait and 5 s of grace; settling its batch two requests of 10 s and the store's 5. */
-const MAX_STEP_MS = 30_000;
-/** Loading its modules takes a worker a fraction of a second, and connecting to the store at most some. */
+/** A worker reports four times a second. One that has not reported for five seconds is in an endless loop or blocked. */
+const MAX_SILENCE_MS = 5_000;
+/** A receive takes at most 20 s of wait time and 5 s for the network, a batch two requests of 10 s and 5 s in the store. */
+const MAX_POLL_MS = 30_000;
+/** Loading the modules takes less than a second, connecting to the store a few seconds at most. */
 const MAX_START_MS = 20_000;
-const WATCH_INTERVAL_MS = 500;
-const FIRST_RESTART_PAUSE_MS = 100;
-const MAX_RESTART_PAUSE_MS = 10_000;
-/** A worker that ran this long was fine: its next crash is a first one again. */
-const SOUND_AFTER_MS = 60_000;
-/** A whole stop takes at most ten seconds; two are for closing everything else. */
+const SUPERVISE_INTERVAL_MS = 500;
+/** A worker that has run this long was healthy, so its next crash is treated as the first one. */
+const HEALTHY_AFTER_MS = 60_000;
+/** A stop should take at most ten seconds, two of them for closing everything else. */
 const STOP_DEADLINE_MS = 8_000;
 
-/** Starts the consumers, watches them and replaces those that die. Rejects when one cannot start at all. */
+/**
+ * Starts the consumer workers, supervises them and replaces those that crash or get stuck.
+ *
+ * @param file the module of the workers
+ * @throws the error of the first worker that cannot start; the others are stopped
+ */
 export async function startPool(
   size: number,
   options: Omit<WorkerOptions, "index">,
@@ -50,11 +46,11 @@ export async function startPool(
   const slots = Array.from({ length: size }, (_, index) =>
     createSlot(file, { ...options, index: index + 1 }, log, stopping.signal),
   );
-  const watch = setInterval(() => slots.forEach((slot) => void slot.watch()), WATCH_INTERVAL_MS);
+  const supervising = setInterval(() => slots.forEach((slot) => void slot.supervise()), SUPERVISE_INTERVAL_MS);
 
   async function stop() {
     stopping.abort();
-    clearInterval(watch);
+    clearInterval(supervising);
     await Promise.all(slots.map((slot) => slot.stop()));
   }
 
@@ -65,34 +61,24 @@ export async function startPool(
     throw error;
   }
   const metrics = async () => (await Promise.all(slots.map((slot) => slot.metrics()))).flat();
-  const outcomes = async () => outcomesIn((await metrics()).flat() as Metric[]);
+  const outcomes = async () => countOutcomes((await metrics()).flat());
   return { status: () => slots.map((slot) => slot.status()), metrics, outcomes, stop };
 }
 
-/** One of prom-client's JSON. */
-type Metric = { name: string; values: { value: number; labels: { outcome?: Outcome } }[] };
-
-function outcomesIn(metrics: Metric[]): Record<Outcome, number> {
-  const sums = { counted: 0, corrected: 0, duplicate: 0, rejected: 0 };
-  const values = metrics.filter(({ name }) => name === "orders_total").flatMap((metric) => metric.values);
-  for (const { value, labels } of values) if (labels.outcome) sums[labels.outcome] += value;
-  return sums;
-}
-
-/** One place in the pool and the worker that fills it, again and again. */
+/** One worker of the pool, and its replacements. */
 function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: AbortSignal) {
   let worker: Worker | undefined;
-  /** The one that is being ended for being stuck. */
-  let condemned: Worker | undefined;
+  /** The worker that is being terminated because it got stuck. */
+  let terminating: Worker | undefined;
   let report: WorkerReport | undefined;
   let reportedAt = 0;
   let startedAt = 0;
   let crashes = 0;
   let lastCrash = "";
-  /** Sums of the workers that died here. */
-  let buried: object[] = [];
+  /** Metrics of replaced workers, summed. */
+  let retired: object[] = [];
 
-  /** Resolves with the worker's first report; rejects when it dies before. */
+  /** Resolves with the first report of the worker; rejects if it ends before. */
   async function start() {
     const started = new Worker(file, { workerData: options });
     worker = started;
@@ -107,53 +93,54 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
       cause = error instanceof Error ? error : new Error(String(error));
     });
     const exited = exitOf(started).then(async (code) => {
-      if (worker === started) await bury();
+      if (worker === started) await retire();
       return cause ?? new Error(`the worker ended with code ${code}`);
     });
     const reported = new Promise<void>((resolve) => started.once("message", () => resolve()));
-    const died = await Promise.race([reported, exited]);
-    if (died) throw died;
-    // Any exit that was not asked for is a crash, even with code 0: an unhandled rejection ends like that.
+    const failure = await Promise.race([reported, exited]);
+    if (failure) throw failure;
+    // Any exit that was not requested is a crash, even with code 0: that is how an unhandled rejection ends a worker.
     void exited.then(restart);
   }
 
   async function restart(cause: unknown): Promise<void> {
     if (stopping.aborted) return;
-    if (performance.now() - startedAt > SOUND_AFTER_MS) crashes = 0;
-    const pauseMs = Math.min(FIRST_RESTART_PAUSE_MS * 2 ** crashes++, MAX_RESTART_PAUSE_MS);
-    lastCrash = cause instanceof Error ? cause.message : String(cause);
+    if (performance.now() - startedAt > HEALTHY_AFTER_MS) crashes = 0;
+    const pauseMs = retryPauseMs(RETRY.workerRestart, ++crashes);
+    lastCrash = messageOf(cause);
     log.error({ event: "worker_crashed", worker: options.index, restartInMs: pauseMs, error: cause });
-    await delay(pauseMs, undefined, { signal: stopping }).catch(() => {});
+    await pause(pauseMs, stopping);
     if (stopping.aborted) return;
     await start().then(() => log.info({ event: "worker_restarted", worker: options.index }), restart);
   }
 
-  async function bury() {
+  async function retire() {
     worker = undefined;
-    buried = await sum([buried, report?.metrics ?? []]);
+    retired = await sum([retired, report?.metrics ?? []]);
     report = undefined;
   }
 
-  function stuck(): string | undefined {
+  /** @returns why the worker is considered stuck; undefined if it is not */
+  function stuckReason(): string | undefined {
     if (!worker) return undefined;
     if (!report) return performance.now() - startedAt > MAX_START_MS ? "it does not start" : undefined;
-    if (performance.now() - reportedAt > SILENCE_MS) return `silent for ${SILENCE_MS / 1000} s`;
-    const polled = report.pausedBecause !== undefined || report.sinceProgressMs < MAX_STEP_MS;
-    return polled ? undefined : `nothing has moved for ${MAX_STEP_MS / 1000} s`;
+    if (performance.now() - reportedAt > MAX_SILENCE_MS) return `no report for ${MAX_SILENCE_MS / 1000} s`;
+    const makesProgress = report.pausedBecause !== undefined || report.sinceProgressMs < MAX_POLL_MS;
+    return makesProgress ? undefined : `no progress for ${MAX_POLL_MS / 1000} s`;
   }
 
-  /** Ends a worker that is stuck; its exit is a crash like any other. */
-  async function watch() {
-    const reason = stuck();
-    if (!reason || worker === condemned) return;
-    condemned = worker;
+  /** Terminates a worker that is stuck. Its exit is then handled like a crash. */
+  async function supervise() {
+    const reason = stuckReason();
+    if (!reason || worker === terminating) return;
+    terminating = worker;
     log.error({ event: "worker_stuck", worker: options.index, reason });
     await worker?.terminate();
   }
 
   function status(): WorkerStatus {
     if (!worker || !report) return { state: "restarting", ...(lastCrash && { reason: lastCrash }) };
-    const reason = report.pausedBecause ?? stuck();
+    const reason = report.pausedBecause ?? stuckReason();
     const sinceProgressMs = report.sinceProgressMs + performance.now() - reportedAt;
     const state = report.pausedBecause === undefined ? "running" : "paused";
     return { state, ...(reason && { reason }), sinceProgressMs };
@@ -172,13 +159,13 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
     clearTimeout(timer);
   }
 
-  return { start, stop, watch, status, metrics: async () => [buried, report?.metrics ?? []] };
+  return { start, stop, supervise, status, metrics: async () => [retired, report?.metrics ?? []] };
 }
 
-/** Not `once(worker, "exit")`: that rejects when the worker dies of an error. */
+/** Not `once(worker, "exit")`, which rejects when the worker throws. */
 const exitOf = (worker: Worker) => new Promise<number>((resolve) => worker.once("exit", resolve));
 
-/** Adds metrics up, as prom-client does for the workers of a cluster. */
+/** Sums metrics the way prom-client does for the workers of a Node.js cluster. */
 async function sum(metrics: object[][]): Promise<object[]> {
   return await AggregatorRegistry.aggregate(metrics).getMetricsAsJSON();
 }

@@ -4,18 +4,21 @@ import { defaultResource, detectResources, envDetector, resourceFromAttributes }
 import { BatchSpanProcessor, TraceIdRatioBasedSampler, TracerProvider } from "@opentelemetry/sdk-trace";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
-import type { Message, Queue } from "../queue/queue.ts";
-import { traceOf } from "../queue/trace.ts";
+import type { Message } from "../queue/message.ts";
+import type { Queue } from "../queue/queue.ts";
+import { traceOf } from "../queue/trace-context.ts";
 import type { Store } from "../store/store.ts";
 import { createOutageLog } from "./outage-log.ts";
-import type { ConsumerParts } from "./settle.ts";
+import type { ConsumerDeps } from "./process-batch.ts";
 
 /**
- * Spans of every batch for an OTLP collector, by OpenTelemetry's conventions for messaging; where to, the exporter's
- * own OTEL_* variables say. What the collector does not take is lost.
+ * Creates spans for every batch, by the semantic conventions of OpenTelemetry for messaging, and exports them with OTLP. The
+ * exporter reads its address from the OTEL_* variables. Spans that cannot be exported are lost.
+ *
+ * @returns `traced`, which starts the spans of one batch, and `close`, which exports the last spans
  */
 export function startTracing({ sampleRatio }: NonNullable<Config["tracing"]>, log: Log) {
-  // The environment's OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come last: they win.
+  // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come last, so that they override the default name.
   const resource = defaultResource()
     .merge(resourceFromAttributes({ "service.name": "order-stats" }))
     .merge(detectResources({ detectors: [envDetector] }));
@@ -24,9 +27,13 @@ export function startTracing({ sampleRatio }: NonNullable<Config["tracing"]>, lo
   const provider = new TracerProvider({ resource, sampler, spanProcessors });
   const tracer = provider.getTracer("order-stats");
 
-  /** Begins the span of a batch: from the answer of its receive to the end of its delete, which every batch ends with. */
-  function traced(parts: ConsumerParts, messages: readonly Message[]): ConsumerParts {
-    const { queue, store } = parts;
+  /**
+   * Starts the span of a batch, which ends with its delete. `delete` is called for every batch, also without messages.
+   *
+   * @returns the dependencies for this batch
+   */
+  function traced(deps: ConsumerDeps, messages: readonly Message[]): ConsumerDeps {
+    const { queue, store } = deps;
     const queueName = queue.address.url.split("/").at(-1) ?? "";
     const attributes = {
       "messaging.system": "aws_sqs",
@@ -39,32 +46,36 @@ export function startTracing({ sampleRatio }: NonNullable<Config["tracing"]>, lo
     const batch = tracer.startSpan(`receive ${queueName}`, options, ROOT_CONTEXT);
     const context = trace.setSpan(ROOT_CONTEXT, batch);
 
-    const recordIn = (record: Store["record"]) => (orders: Parameters<Store["record"]>[0]) =>
-      within(tracer.startSpan("record", { attributes: { orders: orders.length } }, context), async (span) => {
-        const answers = await record(orders);
-        span.setAttribute("duplicates", answers.filter((answer) => answer === "duplicate").length);
-        return answers;
+    const traceRecord = (record: Store["record"]) => (orders: Parameters<Store["record"]>[0]) =>
+      inSpan(tracer.startSpan("record", { attributes: { orders: orders.length } }, context), async (span) => {
+        const results = await record(orders);
+        span.setAttribute("duplicates", results.filter((result) => result === "duplicate").length);
+        return results;
       });
 
-    const deleteMessages: Queue["delete"] = async (settled) => {
-      if (settled.length === 0) {
+    const deleteMessages: Queue["delete"] = async (messages) => {
+      if (messages.length === 0) {
         batch.end();
         return [];
       }
-      const ofDelete = { "messaging.operation.name": "delete", "messaging.operation.type": "settle" };
-      const count = { "messaging.batch.message_count": settled.length };
-      const options = { kind: SpanKind.CLIENT, attributes: { ...attributes, ...ofDelete, ...count } };
-      return await within(tracer.startSpan("delete", options, context), async (span) => {
-        const failures = await queue.delete(settled);
+      const deleteAttributes = {
+        ...attributes,
+        "messaging.operation.name": "delete",
+        "messaging.operation.type": "settle",
+        "messaging.batch.message_count": messages.length,
+      };
+      const options = { kind: SpanKind.CLIENT, attributes: deleteAttributes };
+      return await inSpan(tracer.startSpan("delete", options, context), async (span) => {
+        const failures = await queue.delete(messages);
         if (failures[0]) span.setStatus({ code: SpanStatusCode.ERROR, message: failures[0].reason });
         return failures;
       }).finally(() => batch.end());
     };
 
     return {
-      ...parts,
-      record: recordIn(parts.record),
-      store: { ...store, record: recordIn(store.record) },
+      ...deps,
+      record: traceRecord(deps.record),
+      store: { ...store, record: traceRecord(store.record) },
       queue: { ...queue, delete: deleteMessages },
     };
   }
@@ -72,10 +83,10 @@ export function startTracing({ sampleRatio }: NonNullable<Config["tracing"]>, lo
   return { traced, close: () => provider.shutdown() };
 }
 
-/** Ends the span with the step; a rejection is its status. */
-async function within<T>(span: Span, step: (span: Span) => Promise<T>): Promise<T> {
+/** Runs `work` and ends the span. A rejection becomes the status of the span. */
+async function inSpan<T>(span: Span, work: (span: Span) => Promise<T>): Promise<T> {
   try {
-    return await step(span);
+    return await work(span);
   } catch (error) {
     span.recordException(error as Error);
     span.setStatus({ code: SpanStatusCode.ERROR, message: `${error}` });
@@ -85,7 +96,7 @@ async function within<T>(span: Span, step: (span: Span) => Promise<T>): Promise<
   }
 }
 
-/** The producer's span, where the message names one. A batch has many: none of them is its parent. */
+/** @returns a link to the producer's span, if the message has one. Not a parent, because a batch has several producers */
 function linksOf(message: Message): Link[] {
   const { traceId, spanId, sampled } = traceOf(message) ?? {};
   if (!traceId || !spanId) return [];
@@ -93,7 +104,7 @@ function linksOf(message: Message): Link[] {
   return [{ context, attributes: { "messaging.message.id": message.id } }];
 }
 
-/** The SDK itself keeps silent about spans that do not arrive. */
+/** Logs failed exports: the SDK itself does not. */
 function createExporter(log: Log) {
   const outage = createOutageLog(log, { failed: "tracing_failed", recovered: "tracing_recovered" });
   const exporter = new OTLPTraceExporter();

@@ -1,17 +1,18 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { Config } from "../config.ts";
+import { withDeadline } from "../deadline.ts";
 import { createLog } from "../log.ts";
-import { type QueueAddress, withDeadline } from "../queue/client.ts";
+import type { QueueAddress } from "../queue/client.ts";
 import { openQueue } from "../queue/queue.ts";
-import { joinBatches } from "../store/join.ts";
+import { createBatchWrites } from "../store/batch-writes.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { createConsumerMetrics } from "./metrics.ts";
-import { startPolling } from "./poll.ts";
-import { createRecent } from "./recent.ts";
-import type { ConsumerParts } from "./settle.ts";
-import { createStoreGate } from "./store-gate.ts";
+import { createOutcomes } from "./outcomes.ts";
+import { startPolling } from "./poller.ts";
+import type { ConsumerDeps } from "./process-batch.ts";
+import { createStoreAvailability } from "./store-availability.ts";
 
-/** What a worker is started with: plain data, copied into its thread. */
+/** The options of a worker. Plain data, because it is copied into the worker's thread. */
 export interface WorkerOptions {
   index: number;
   queue: QueueAddress;
@@ -21,46 +22,47 @@ export interface WorkerOptions {
   tracing?: Config["tracing"];
 }
 
-/** What a worker tells the main thread, several times a second and once more at its end. */
+/** The message that a worker sends to the main thread several times a second and once before it ends. */
 export interface WorkerReport {
-  /** How long nothing has moved, ms. */
+  /** Milliseconds since the last progress. */
   sinceProgressMs: number;
-  /** Why nothing is received just now: the store is away, or receives fail. */
+  /** Why the worker receives nothing: the store is unavailable, or polls fail. */
   pausedBecause?: string;
+  /** JSON of prom-client. */
   metrics: object[];
 }
 
-/** Often enough that a scrape right after a burst shows it; a report costs some 50 µs. */
+/** Short, so that a scrape shows recent orders. A report takes about 50 µs. */
 const REPORT_INTERVAL_MS = 250;
-/** Neither orders to look at nor spans are worth a stop that hangs. */
-const LAST_WORDS_MS = 2_000;
+/** How long the last recent orders and spans may delay a stop. Losing them does not change any total. */
+const LAST_REQUESTS_MS = 2_000;
 
 if (!parentPort) throw new Error("consumer/worker.ts runs as a worker: start the program with index.ts");
 await run(parentPort, workerData as WorkerOptions);
 
-/** Consumes until the main thread says "stop", then settles or releases what it holds and ends its thread. */
+/** Polls until the main thread sends "stop", then finishes the batches in flight and ends the thread. */
 async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions) {
   const stopping = new AbortController();
+  const { onValueMismatch, concurrency } = options.consumer;
   const log = createLog(options.log, { worker: options.index });
   const metrics = createConsumerMetrics();
   const store = await openStore(options.store);
   const queue = openQueue(options.queue, metrics.onRequest);
-  const gate = createStoreGate({ store, log }, stopping.signal);
-  const recent = createRecent({ store, gate, log });
-  // Loaded only where it is wanted: the SDK is some 40 ms of start.
+  const availability = createStoreAvailability({ store, log }, stopping.signal);
+  const outcomes = createOutcomes({ store, availability, metrics, log });
+  // Loaded on demand: the OpenTelemetry SDK takes about 40 ms to load.
   const tracing = options.tracing && (await import("./tracing.ts")).startTracing(options.tracing, log);
-  const { onValueMismatch, concurrency } = options.consumer;
-  const record = joinBatches(store.record);
-  const parts: ConsumerParts = { queue, store, record, gate, recent, metrics, log, onValueMismatch };
-  if (tracing) parts.traced = tracing.traced;
-  const poller = startPolling(parts, concurrency, stopping.signal);
+  const record = createBatchWrites(store.record);
+  const deps: ConsumerDeps = { queue, store, record, availability, outcomes, metrics, log, onValueMismatch };
+  if (tracing) deps.traced = tracing.traced;
+  await availability.start();
+  const poller = startPolling(deps, concurrency, stopping.signal);
 
   async function report() {
-    const pausedBecause = gate.reason() ?? poller.failure();
-    const snapshot = await metrics.registry.getMetricsAsJSON();
+    const pausedBecause = availability.reason() ?? poller.failure();
     const message: WorkerReport = {
       sinceProgressMs: poller.sinceProgressMs(),
-      metrics: snapshot,
+      metrics: await metrics.registry.getMetricsAsJSON(),
       ...(pausedBecause && { pausedBecause }),
     };
     port.postMessage(message);
@@ -68,18 +70,18 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
 
   const reporting = setInterval(() => {
     void report();
-    void recent.flush();
+    void outcomes.flush();
   }, REPORT_INTERVAL_MS);
   await report();
   port.once("message", () => stopping.abort());
   await poller.done;
   clearInterval(reporting);
   await report();
-  const lastWords = [recent.flush, ...(tracing ? [tracing.close] : [])];
-  await Promise.allSettled(lastWords.map((send) => withDeadline(LAST_WORDS_MS, undefined, send)));
+  const lastRequests = [outcomes.flush, ...(tracing ? [tracing.close] : [])];
+  await Promise.allSettled(lastRequests.map((send) => withDeadline(LAST_REQUESTS_MS, undefined, send)));
   queue.close();
   await store.close();
   port.close();
-  // An export that nobody answers would keep the thread for its own deadline, ten seconds.
+  // An export without a response would keep the thread alive for the ten seconds of its own deadline.
   if (tracing) process.exit(0);
 }
