@@ -1,12 +1,13 @@
 import { Counter, type Registry } from "prom-client";
-import type { OnRequest } from "./queue.ts";
+import { SQS_REQUESTS_TOTAL } from "../metric-names.ts";
+import type { OnRequest } from "./request.ts";
 
-/** Counts a thread's SQS requests in `registry`. */
+/** Registers the counters of SQS requests. @returns a function that counts one request */
 export function countRequests(registry: Registry): OnRequest {
   const registers = [registry];
   const labelNames = ["action"];
   const requests = new Counter({
-    name: "sqs_requests_total",
+    name: SQS_REQUESTS_TOTAL,
     help: "Requests sent to SQS",
     labelNames,
     registers,

@@ -8,10 +8,11 @@ import {
   SetQueueAttributesCommand,
   type SQSClient,
 } from "@aws-sdk/client-sqs";
-import { createClient, isFifo, type QueueAddress, withDeadline } from "./client.ts";
-import { reasonOf } from "./queue.ts";
+import { withDeadline } from "../deadline.ts";
+import { createClient, isFifo, type QueueAddress } from "./client.ts";
+import { describeQueueError } from "./request.ts";
 
-/** A queue by name is created where missing; one by URL is never created or changed. */
+/** A queue given by name is created if it does not exist; one given by URL is never created or changed. */
 export interface QueueName {
   name: string;
   url?: string;
@@ -20,36 +21,41 @@ export interface QueueName {
   client?: "fetch" | "sdk";
 }
 
-/** After five receives an order that nobody could settle goes to the dead-letter queue. */
+/** After five receives without a delete, SQS moves a message to the dead-letter queue. */
 const MAX_RECEIVE_COUNT = 5;
-/** A batch is settled in milliseconds; 30 s is what a crashed process costs in delay, and a held batch extends it. */
+/** How long a crash delays the messages in flight. A batch takes milliseconds, and one that waits for the store extends it. */
 const VISIBILITY_TIMEOUT_SECONDS = 30;
-/** AWS's longest: rejected orders wait for a person. */
+/** The longest retention that AWS allows: somebody has to look at rejected orders. */
 const MAX_RETENTION_SECONDS = 14 * 24 * 3600;
-/** Together longer than the second that AWS names. */
+/** Together longer than the one second that AWS requires between creating a queue and using it. */
 const [MAX_ATTEMPTS, ATTEMPT_PAUSE_MS] = [4, 500];
-/** A start that cannot reach its queue should say so while somebody is still looking. */
+/** Long enough for retries, short enough that an operator sees the error of a start that fails. */
 const SETUP_DEADLINE_MS = 10_000;
 
-/** Finds the queue, creating it and its dead-letter queue where allowed. Rejects with one sentence. */
+/**
+ * Looks up a queue and its dead-letter queue. If the queue is given by name, creates both if they do not exist.
+ *
+ * @throws an Error that names the queue, the reason and what to change
+ */
 export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
   const client = createClient(wanted);
   try {
-    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) => locateSoon(setupCalls(client, signal), wanted));
+    return await withDeadline(SETUP_DEADLINE_MS, undefined, (signal) =>
+      locateWithRetries(createSetupCalls(client, signal), wanted),
+    );
   } catch (error) {
-    throw new Error(`Cannot use the queue ${describe(wanted)}: ${reasonOf(error)}. ${adviceFor(error, wanted)}`, {
-      cause: error,
-    });
+    const reason = `${describeQueueError(error)}. ${adviceFor(error, wanted)}`;
+    throw new Error(`Cannot use the queue ${describe(wanted)}: ${reason}`, { cause: error });
   } finally {
     client.destroy();
   }
 }
 
 /**
- * AWS may not know a queue everywhere for a second after it was created, by this process or by one that starts beside it;
- * nor its dead-letter queue, without which rejected orders would stay in the queue.
+ * For a second after a queue was created, by this process or by one that starts at the same time, AWS may respond that it does
+ * not exist. The same applies to its dead-letter queue, without which rejected orders would stay in the queue.
  */
-async function locateSoon(sqs: SetupCalls, wanted: QueueName): Promise<QueueAddress> {
+async function locateWithRetries(sqs: SetupCalls, wanted: QueueName): Promise<QueueAddress> {
   for (let attempt = 1; ; attempt++) {
     const last = wanted.url !== undefined || attempt === MAX_ATTEMPTS;
     try {
@@ -63,24 +69,61 @@ async function locateSoon(sqs: SetupCalls, wanted: QueueName): Promise<QueueAddr
 }
 
 async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }: QueueName): Promise<QueueAddress> {
-  const queueUrl = url ?? (await sqs.find(name)) ?? (await createWithDeadLetterQueue(sqs, name));
-  const attributes = await sqs.attributes(queueUrl);
+  const queueUrl = url ?? (await sqs.findUrl(name)) ?? (await createWithDeadLetterQueue(sqs, name));
+  const attributes = await sqs.getAttributes(queueUrl);
   if (!url && !attributes.RedrivePolicy) {
     attributes.RedrivePolicy = redrivePolicy(await createDeadLetterQueue(sqs, name));
-    await sqs.set(queueUrl, { RedrivePolicy: attributes.RedrivePolicy });
+    await sqs.setAttributes(queueUrl, { RedrivePolicy: attributes.RedrivePolicy });
   }
-  await sqs.probeRights(queueUrl);
+  await sqs.checkPermissions(queueUrl);
   const deadLetterUrl = attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy));
-  // The embedded queue remembers its URL with the port of an earlier start.
-  const rebased = (each: string) => (embedded && endpoint ? new URL(new URL(each).pathname, endpoint).href : each);
+  // The embedded queue stores its URL with the port of an earlier start.
+  const withCurrentPort = (stored: string) =>
+    embedded && endpoint ? new URL(new URL(stored).pathname, endpoint).href : stored;
   return {
-    url: rebased(queueUrl),
+    url: withCurrentPort(queueUrl),
     embedded,
-    ...(deadLetterUrl && { deadLetterUrl: rebased(deadLetterUrl) }),
+    ...(deadLetterUrl && { deadLetterUrl: withCurrentPort(deadLetterUrl) }),
     ...(endpoint && { endpoint }),
     ...(client && { client }),
     visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout ?? VISIBILITY_TIMEOUT_SECONDS),
+    ...(await copyLifetime(sqs, queueUrl, attributes, deadLetterUrl)),
   };
+}
+
+const DAY_SECONDS = 24 * 3600;
+
+/**
+ * How long after an order was counted SQS can still deliver a copy of its message. Rq and Rd are the retention periods of the
+ * queue and of its dead-letter queue, both in seconds.
+ *
+ * A message is counted at its send time s or later, so the result is the latest expiry of a copy, relative to s:
+ * - In the queue, a copy expires at s + Rq.
+ * - Standard queue: a move to the dead-letter queue keeps the send time, so a copy there expires at s + Rd. The latest possible
+ *   redrive is at s + max(Rq, Rd). It is a new send, so the copy then expires at s + max(Rq, Rd) + Rq.
+ * - FIFO queue: a move to the dead-letter queue resets the send time. A copy moved at s + Rq and redriven at s + Rq + Rd
+ *   expires at s + 2 Rq + Rd.
+ * - One day is added for differences between clocks.
+ *
+ * Not covered: copies that are redriven repeatedly without being received, and orders that a producer sends again.
+ *
+ * @see https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html
+ */
+export function copyLifetimeSeconds(fifo: boolean, retention: number, deadLetterRetention: number | undefined): number {
+  if (deadLetterRetention === undefined) return retention + DAY_SECONDS;
+  const longest = fifo ? retention + deadLetterRetention : Math.max(retention, deadLetterRetention);
+  return retention + longest + DAY_SECONDS;
+}
+
+/** @returns nothing if a retention period is unknown */
+async function copyLifetime(sqs: SetupCalls, url: string, attributes: Attributes, deadLetterUrl: string | undefined) {
+  const retention = Number(attributes.MessageRetentionPeriod);
+  const ofDeadLetterQueue = deadLetterUrl && (await sqs.getAttributes(deadLetterUrl).catch(() => undefined));
+  const deadLetterRetention = ofDeadLetterQueue ? Number(ofDeadLetterQueue.MessageRetentionPeriod) : undefined;
+  // There is a dead-letter queue, but its attributes cannot be read.
+  if (attributes.RedrivePolicy && deadLetterRetention === undefined) return {};
+  const seconds = copyLifetimeSeconds(isFifo(url), retention, deadLetterRetention);
+  return Number.isFinite(seconds) ? { copyLifetimeSeconds: seconds } : {};
 }
 
 async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {
@@ -90,14 +133,14 @@ async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise
   });
 }
 
-/** Answers the ARN of `{name}-dlq`, or of `{name}-dlq.fifo` for `{name}.fifo`, creating it where missing. */
+/** @returns the ARN of `{name}-dlq`, or of `{name}-dlq.fifo` for `{name}.fifo`. Creates the queue if it does not exist */
 async function createDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {
-  // AWS: the dead-letter queue of a FIFO queue is a FIFO queue.
+  // AWS requires the dead-letter queue of a FIFO queue to be a FIFO queue.
   const deadLetterName = name.replace(/(\.fifo)?$/, "-dlq$1");
   const url =
-    (await sqs.find(deadLetterName)) ??
+    (await sqs.findUrl(deadLetterName)) ??
     (await sqs.create(deadLetterName, { MessageRetentionPeriod: `${MAX_RETENTION_SECONDS}` }));
-  return (await sqs.attributes(url)).QueueArn ?? "";
+  return (await sqs.getAttributes(url)).QueueArn ?? "";
 }
 
 const redrivePolicy = (deadLetterTargetArn: string) =>
@@ -106,19 +149,20 @@ const redrivePolicy = (deadLetterTargetArn: string) =>
 async function deadLetterUrlOf(sqs: SetupCalls, policy: string): Promise<string | undefined> {
   // arn:aws:sqs:region:account:name
   const [account, name] = (JSON.parse(policy).deadLetterTargetArn as string).split(":").slice(-2);
-  return await sqs.find(name ?? "", account);
+  return await sqs.findUrl(name ?? "", account);
 }
 
-type SetupCalls = ReturnType<typeof setupCalls>;
+type SetupCalls = ReturnType<typeof createSetupCalls>;
 
-function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
+function createSetupCalls(client: SQSClient, abortSignal: AbortSignal) {
   const options = { abortSignal };
 
-  async function find(name: string, account?: string): Promise<string | undefined> {
+  /** @returns undefined if there is no such queue */
+  async function findUrl(name: string, account?: string): Promise<string | undefined> {
     try {
       const owner = account && { QueueOwnerAWSAccountId: account };
       const command = new GetQueueUrlCommand({ QueueName: name, ...owner });
-      return (await allowed("GetQueueUrl", client.send(command, options))).QueueUrl;
+      return (await nameDenied("GetQueueUrl", client.send(command, options))).QueueUrl;
     } catch (error) {
       if (error instanceof Error && error.name === "QueueDoesNotExist") return undefined;
       throw error;
@@ -127,50 +171,51 @@ function setupCalls(client: SQSClient, abortSignal: AbortSignal) {
 
   async function create(name: string, Attributes: Attributes): Promise<string> {
     try {
-      // Left out for a standard queue: AWS knows no "false" there.
-      const kind = isFifo(name) && { FifoQueue: "true" };
-      const command = new CreateQueueCommand({ QueueName: name, Attributes: { ...Attributes, ...kind } });
-      return (await allowed("CreateQueue", client.send(command, options))).QueueUrl ?? "";
+      // Absent for a standard queue: AWS does not accept "false".
+      const fifoAttribute = isFifo(name) && { FifoQueue: "true" };
+      const command = new CreateQueueCommand({ QueueName: name, Attributes: { ...Attributes, ...fifoAttribute } });
+      return (await nameDenied("CreateQueue", client.send(command, options))).QueueUrl ?? "";
     } catch (error) {
-      // Another process created it first, with other attributes: that one is as good.
-      const url = error instanceof Error && error.name === "QueueNameExists" ? await find(name) : undefined;
+      // Another process has created it with other attributes: use that queue.
+      const url = error instanceof Error && error.name === "QueueNameExists" ? await findUrl(name) : undefined;
       if (url) return url;
       throw error;
     }
   }
 
-  async function attributes(url: string): Promise<Attributes> {
+  async function getAttributes(url: string): Promise<Attributes> {
     const command = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames: ["All"] });
-    return (await allowed("GetQueueAttributes", client.send(command, options))).Attributes ?? {};
+    return (await nameDenied("GetQueueAttributes", client.send(command, options))).Attributes ?? {};
   }
 
-  async function set(url: string, Attributes: Attributes) {
+  async function setAttributes(url: string, Attributes: Attributes) {
     const command = new SetQueueAttributesCommand({ QueueUrl: url, Attributes });
-    await allowed("SetQueueAttributes", client.send(command, options));
+    await nameDenied("SetQueueAttributes", client.send(command, options));
   }
 
   /**
-   * Asks for what would only be missed with orders in hand, by a receipt handle that is nobody's. Receiving and
-   * sending cannot be tried without doing them; they are named by /health and the log.
+   * Checks the permissions that would otherwise be missed only after orders were received, with an invalid receipt handle. The
+   * permissions to receive and to send cannot be checked without side effects; /health and the log report those.
    */
-  async function probeRights(QueueUrl: string) {
+  async function checkPermissions(QueueUrl: string) {
     const entry = { Id: "0", ReceiptHandle: "probe" };
-    const remove = new DeleteMessageBatchCommand({ QueueUrl, Entries: [entry] });
-    const hide = new ChangeMessageVisibilityBatchCommand({ QueueUrl, Entries: [{ ...entry, VisibilityTimeout: 0 }] });
-    const probes = await Promise.allSettled([
-      allowed("DeleteMessage", client.send(remove, options)),
-      allowed("ChangeMessageVisibility", client.send(hide, options)),
+    const deletion = new DeleteMessageBatchCommand({ QueueUrl, Entries: [entry] });
+    const entryToHide = { ...entry, VisibilityTimeout: 0 };
+    const visibility = new ChangeMessageVisibilityBatchCommand({ QueueUrl, Entries: [entryToHide] });
+    const results = await Promise.allSettled([
+      nameDenied("DeleteMessage", client.send(deletion, options)),
+      nameDenied("ChangeMessageVisibility", client.send(visibility, options)),
     ]);
-    const denied = probes.flatMap((probe) =>
-      probe.status === "rejected" && probe.reason instanceof AccessDenied ? [probe.reason] : [],
+    const denied = results.flatMap((result) =>
+      result.status === "rejected" && result.reason instanceof AccessDenied ? [result.reason] : [],
     );
     if (denied.length > 0) throw new AccessDenied(denied.map(({ action }) => action).join(" and "));
   }
 
-  return { find, create, attributes, set, probeRights };
+  return { findUrl, create, getAttributes, setAttributes, checkPermissions };
 }
 
-/** Caught where several rights are asked for at once. */
+/** SQS denied an action: a permission is missing. */
 class AccessDenied extends Error {
   constructor(
     readonly action: string,
@@ -180,9 +225,13 @@ class AccessDenied extends Error {
   }
 }
 
-/** Names the action that was refused; AWS says it in many words, other services not at all. */
-async function allowed<T>(action: string, answer: Promise<T>): Promise<T> {
-  return await answer.catch((cause) => {
+/**
+ * Adds the action to the error of a denied request: the message of AWS is long, and other services do not name the action.
+ *
+ * @throws an `AccessDenied`, or the error of the request
+ */
+async function nameDenied<T>(action: string, response: Promise<T>): Promise<T> {
+  return await response.catch((cause) => {
     throw /AccessDenied|NotAuthorized/.test(cause.name) ? new AccessDenied(`sqs:${action}`, { cause }) : cause;
   });
 }
@@ -195,11 +244,11 @@ function describe({ name, url, endpoint }: QueueName): string {
 
 function adviceFor(error: unknown, { embedded }: QueueName): string {
   const name = error instanceof Error ? error.name : "";
-  if (name === "QueueDoesNotExist") return "Create it, or name it with SQS_QUEUE_NAME to have it created";
+  if (name === "QueueDoesNotExist") return "Create it, or set SQS_QUEUE_NAME to have it created";
   if (name === "CredentialsProviderError")
-    return "Give AWS credentials, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+    return "Set AWS credentials, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
   if (/region is missing/i.test(String(error))) return "Set AWS_REGION";
-  if (error instanceof AccessDenied) return "README lists the rights that the program needs";
+  if (error instanceof AccessDenied) return "README lists the permissions that the program needs";
   if (/UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) return "Check the AWS credentials";
   if (embedded) return "Is `bun run start` running?";
   return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, and that the service is running";

@@ -11,9 +11,12 @@ export interface Scope {
 }
 
 /**
- * The headers of a `POST /`, signed with AWS Signature Version 4. Names are lower-case and values trimmed, as the caller
- * writes them; `host` is among them. Only this shape of request, because the SDK's signer, which does every shape, costs
- * as much as the rest of the request. Source: AWS, "Create a signed AWS API request".
+ * Signs a `POST /` with AWS Signature Version 4. Other requests are not supported: the general signer of the SDK uses as much
+ * CPU as the rest of the request.
+ *
+ * @param headers must include `host`; names in lower case, values without surrounding spaces
+ * @returns the headers with the signature
+ * @see https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
  */
 export function sign(headers: Record<string, string>, body: string, scope: Scope, now: Date): Record<string, string> {
   const { credentials, region, service } = scope;
@@ -26,25 +29,26 @@ export function sign(headers: Record<string, string>, body: string, scope: Scope
   let canonicalHeaders = "";
   for (const name of names) canonicalHeaders += `${name}:${signed[name]}\n`;
   const canonicalRequest = `POST\n/\n\n${canonicalHeaders}\n${signedHeaders}\n${sha256(body)}`;
-  const place = `${date}/${region}/${service}/aws4_request`;
-  const text = `AWS4-HMAC-SHA256\n${time}\n${place}\n${sha256(canonicalRequest)}`;
-  const signature = signingHasher(credentials.secretAccessKey, date, region, service).update(text).digest("hex");
-  const credential = `Credential=${credentials.accessKeyId}/${place}`;
+  const credentialScope = `${date}/${region}/${service}/aws4_request`;
+  const stringToSign = `AWS4-HMAC-SHA256\n${time}\n${credentialScope}\n${sha256(canonicalRequest)}`;
+  const hasher = signingHasher(credentials.secretAccessKey, date, region, service);
+  const signature = hasher.update(stringToSign).digest("hex");
+  const credential = `Credential=${credentials.accessKeyId}/${credentialScope}`;
   signed.authorization = `AWS4-HMAC-SHA256 ${credential}, SignedHeaders=${signedHeaders}, Signature=${signature}`;
   return signed;
 }
 
-let last: { of: string; hasher: Bun.CryptoHasher } | undefined;
+let cached: { inputs: string; hasher: Bun.CryptoHasher } | undefined;
 
-/** Its key is four rounds of HMAC, the same for every request of a day. */
+/** Cached, because the signing key takes four rounds of HMAC and stays the same for a day. */
 function signingHasher(secret: string, date: string, region: string, service: string): Bun.CryptoHasher {
-  const of = [secret, date, region, service].join("\n");
-  if (last?.of !== of) {
+  const inputs = [secret, date, region, service].join("\n");
+  if (cached?.inputs !== inputs) {
     const rounds = [date, region, service, "aws4_request"];
     const key = rounds.reduce((key: string | Buffer, text) => hmac(key).update(text).digest(), `AWS4${secret}`);
-    last = { of, hasher: hmac(key) };
+    cached = { inputs, hasher: hmac(key) };
   }
-  return last.hasher.copy();
+  return cached.hasher.copy();
 }
 
 const hmac = (key: string | Buffer) => new Bun.CryptoHasher("sha256", key);

@@ -12,35 +12,32 @@ import {
 } from "@aws-sdk/client-sqs";
 import { sign } from "./sigv4.ts";
 
-/** The three requests that every order pays for. */
-export interface HotPath {
-  receive(input: ReceiveMessageCommandInput, signal: AbortSignal): Promise<Answer<ReceiveMessageCommandOutput>>;
-  delete(input: DeleteMessageBatchCommandInput, signal: AbortSignal): Promise<Answer<DeleteMessageBatchCommandOutput>>;
+/** The requests of the consumer. They are sent so often that the CPU time of the SDK matters. */
+export interface QueueRequests {
+  receive(input: ReceiveMessageCommandInput, signal: AbortSignal): Promise<Result<ReceiveMessageCommandOutput>>;
+  delete(input: DeleteMessageBatchCommandInput, signal: AbortSignal): Promise<Result<DeleteMessageBatchCommandOutput>>;
   changeVisibility(
     input: ChangeMessageVisibilityBatchCommandInput,
     signal: AbortSignal,
-  ): Promise<Answer<ChangeMessageVisibilityBatchCommandOutput>>;
+  ): Promise<Result<ChangeMessageVisibilityBatchCommandOutput>>;
 }
 
-type Answer<Output> = Omit<Output, "$metadata">;
+type Result<Output> = Omit<Output, "$metadata">;
 
-/** The SDK's standard: three tries, pauses up to 100 ms and 200 ms, longer ones after throttling. */
+/** Same as the standard retry mode of the SDK: three attempts, pauses of up to 100 ms and 200 ms, longer after throttling. */
 const MAX_ATTEMPTS = 3;
 const RETRY_PAUSE_MS = 100;
 const THROTTLE_PAUSE_MS = 500;
-/** AWS refuses a signature more than five minutes off; from four on the clock is put right by the server's. */
+/** AWS rejects signatures whose time differs by more than five minutes. From four minutes on, the server's clock is used. */
 const SKEW_LIMIT_MS = 4 * 60_000;
 
 const THROTTLED =
   /Throttl|TooManyRequests|RequestLimitExceeded|SlowDown|BandwidthLimit|OverLimit|RequestTimeout$|RequestTimeoutException/i;
-const SKEWED =
+const CLOCK_SKEWED =
   /RequestTimeTooSkewed|InvalidSignature|RequestExpired|SignatureDoesNotMatch|RequestInTheFuture|AuthFailure/;
 
-/**
- * Through the SDK's own commands: some seven times the CPU of the fetch path, for the day when that one meets an
- * endpoint it cannot speak to.
- */
-export function sdkPath(client: SQSClient): HotPath {
+/** Sends the requests with the SDK, which uses about seven times the CPU of `fetchRequests` but supports every endpoint. */
+export function sdkRequests(client: SQSClient): QueueRequests {
   return {
     receive: (input, abortSignal) => client.send(new ReceiveMessageCommand(input), { abortSignal }),
     delete: (input, abortSignal) => client.send(new DeleteMessageBatchCommand(input), { abortSignal }),
@@ -50,23 +47,23 @@ export function sdkPath(client: SQSClient): HotPath {
 }
 
 /**
- * The same requests as plain `fetch` in the AWS JSON protocol. Region, credentials and endpoint come from the client,
- * and so from the SDK's own providers, which refresh what expires.
+ * Sends the requests with `fetch` in the AWS JSON protocol. Region, credentials and endpoint come from the providers of the SDK
+ * client, which also refresh expiring credentials.
  */
-export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
+export function fetchRequests(client: SQSClient, queueUrl: string): QueueRequests {
   let clockOffsetMs = 0;
-  let place: Awaited<ReturnType<typeof placeOf>> | undefined;
+  let target: Awaited<ReturnType<typeof resolveTarget>> | undefined;
 
-  async function once(action: string, body: string, signal: AbortSignal): Promise<unknown> {
-    place ??= await placeOf(client, queueUrl);
-    // Asked for every time: it is the provider that knows when they expire.
+  async function sendOnce(action: string, body: string, signal: AbortSignal): Promise<unknown> {
+    target ??= await resolveTarget(client, queueUrl);
+    // For every request: the provider caches credentials and refreshes them before they expire.
     const credentials = await client.config.credentials();
-    const { endpoint, region } = place;
+    const { endpoint, region } = target;
     const headers = {
       "content-type": "application/x-amz-json-1.0",
       host: endpoint.host,
       "x-amz-target": `AmazonSQS.${action}`,
-      // Asks for the error codes of the older protocol, as the SDK does.
+      // Selects the error codes of the older query protocol, as the SDK does.
       "x-amzn-query-mode": "true",
     };
     const now = new Date(Date.now() + clockOffsetMs);
@@ -80,36 +77,36 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
   async function send<Output>(action: string, input: object, signal: AbortSignal): Promise<Output> {
     for (let attempt = 1, body = JSON.stringify(input); ; attempt++) {
       try {
-        return (await once(action, body, signal)) as Output;
+        return (await sendOnce(action, body, signal)) as Output;
       } catch (error) {
         const pauseMs = retryPauseMs(error as RequestError, attempt);
         if (signal.aborted || pauseMs === undefined) throw error;
         await Bun.sleep(pauseMs);
         if (signal.aborted) throw error;
-        if (isThrottled(error as RequestError)) body = JSON.stringify(renewed(input));
+        if (isThrottled(error as RequestError)) body = JSON.stringify(withNewAttemptId(input));
       }
     }
   }
 
-  /** How long to wait before the next try; undefined where it would answer the same. */
+  /** @returns how long to wait before the next attempt, ms; undefined if another attempt would fail in the same way */
   function retryPauseMs(error: RequestError, attempt: number): number | undefined {
     if (attempt === MAX_ATTEMPTS) return undefined;
     const { status, name, serverTime } = error;
-    if (serverTime && SKEWED.test(name) && Math.abs(serverTime - (Date.now() + clockOffsetMs)) > SKEW_LIMIT_MS) {
+    if (serverTime && CLOCK_SKEWED.test(name) && Math.abs(serverTime - (Date.now() + clockOffsetMs)) > SKEW_LIMIT_MS) {
       clockOffsetMs = serverTime - Date.now();
       return 0;
     }
     const throttled = isThrottled(error);
-    // Without a status the connection failed or the answer was no JSON: each of the three may be asked again.
+    // Without a status, the connection failed or the response was not JSON. All three requests are safe to repeat.
     if (!throttled && status !== undefined && status < 500) return undefined;
     return Math.random() * (throttled ? THROTTLE_PAUSE_MS : RETRY_PAUSE_MS) * 2 ** (attempt - 1);
   }
 
   async function receive(input: ReceiveMessageCommandInput, signal: AbortSignal) {
-    const answer = await send<Answer<ReceiveMessageCommandOutput>>("ReceiveMessage", input, signal);
-    const broken = (answer.Messages ?? []).filter(({ Body = "", MD5OfBody }) => md5(Body) !== MD5OfBody);
-    if (broken.length === 0) return decodeBinaries(answer);
-    throw new Error(`Invalid MD5 checksum on messages: ${broken.map(({ MessageId }) => MessageId).join(", ")}`);
+    const response = await send<Result<ReceiveMessageCommandOutput>>("ReceiveMessage", input, signal);
+    const corrupt = (response.Messages ?? []).filter(({ Body = "", MD5OfBody }) => md5(Body) !== MD5OfBody);
+    if (corrupt.length === 0) return decodeBinaryAttributes(response);
+    throw new Error(`Invalid MD5 checksum on messages: ${corrupt.map(({ MessageId }) => MessageId).join(", ")}`);
   }
 
   return {
@@ -121,23 +118,23 @@ export function fetchPath(client: SQSClient, queueUrl: string): HotPath {
 
 const isThrottled = ({ status, name }: RequestError) => status === 429 || THROTTLED.test(name);
 
-/** SQS refuses the attempt id of a receive that it has throttled: there is nothing to be received again. */
-function renewed(input: { ReceiveRequestAttemptId?: string }): object {
+/** SQS rejects the attempt id of a receive that it has throttled. */
+function withNewAttemptId(input: { ReceiveRequestAttemptId?: string }): object {
   return input.ReceiveRequestAttemptId ? { ...input, ReceiveRequestAttemptId: crypto.randomUUID() } : input;
 }
 
-/** Bytes travel as base64 in JSON; sent on as they came they would be encoded twice. */
-function decodeBinaries(answer: Answer<ReceiveMessageCommandOutput>): Answer<ReceiveMessageCommandOutput> {
-  for (const { MessageAttributes = {} } of answer.Messages ?? []) {
+/** Binary attributes are base64 in JSON. The SDK encodes them when it sends them to the dead-letter queue, so decode them here. */
+function decodeBinaryAttributes(response: Result<ReceiveMessageCommandOutput>): Result<ReceiveMessageCommandOutput> {
+  for (const { MessageAttributes = {} } of response.Messages ?? []) {
     for (const attribute of Object.values(MessageAttributes)) {
       if (attribute.BinaryValue) attribute.BinaryValue = Buffer.from(`${attribute.BinaryValue}`, "base64");
     }
   }
-  return answer;
+  return response;
 }
 
-/** The region, and the endpoint that was configured; otherwise the host of the queue's URL, where AWS has it. */
-async function placeOf({ config }: SQSClient, queueUrl: string) {
+/** @returns the region, and the configured endpoint or else the host of the queue URL */
+async function resolveTarget({ config }: SQSClient, queueUrl: string) {
   const region = await config.region();
   if (!config.endpoint) return { region, endpoint: new URL(queueUrl) };
   const { protocol, hostname, port } = await config.endpoint();
@@ -151,13 +148,13 @@ interface RequestError extends Error {
   serverTime?: number;
 }
 
-/** The service's code as name, like the SDK's errors. */
+/** @returns an error named after the error code of the service, like the errors of the SDK */
 async function toError(response: Response): Promise<RequestError> {
   const text = await response.text();
   const { __type, code, message, Message } = parseObject(text);
-  const sent = response.headers.get("x-amzn-errortype") ?? __type ?? code ?? "";
-  // com.amazonaws.sqs#Code, or Code:http://…, by the front end that answers
-  const name = `${sent}`.split(":")[0]?.split("#").at(-1) || `HTTP ${response.status}`;
+  const errorType = response.headers.get("x-amzn-errortype") ?? __type ?? code ?? "";
+  // Either com.amazonaws.sqs#Code or Code:http://…
+  const name = `${errorType}`.split(":")[0]?.split("#").at(-1) || `HTTP ${response.status}`;
   const error: RequestError = new Error(`${message ?? Message ?? (text.slice(0, 200) || "no reason given")}`);
   error.name = name;
   error.status = response.status;

@@ -1,0 +1,26 @@
+import type { MessageAttributeValue } from "@aws-sdk/client-sqs";
+
+export interface Message {
+  id: string;
+  body: string;
+  receiptHandle: string;
+  /** SentTimestamp, ms since the epoch. A redrive is a new send and resets it. */
+  sentAtMs: number;
+  attributes: Record<string, MessageAttributeValue>;
+  /** Always set in a FIFO queue; in a standard queue only if the sender uses fair queues. */
+  groupId?: string;
+  /** The AWS X-Ray trace header, if the sender set one. */
+  traceHeader?: string;
+}
+
+export interface DeadLetter {
+  message: Message;
+  reason: string;
+  errors: readonly { path: string; message: string }[];
+}
+
+/** A message of a batch request that failed, and the reason. */
+export interface Failure {
+  message: Message;
+  reason: string;
+}
