@@ -1,29 +1,29 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { StoreAddress } from "./store/open.ts";
+import type { RedisAddress } from "./store/redis-connection.ts";
 
-/** Everything the program can be told. Made once by `readConfig`; nothing else reads the environment. */
+/** The complete configuration, created once by `readConfig`. No other module reads the environment. */
 export interface Config {
-  /** `api` off: probes and metrics are answered, nothing else. */
-  http: { host: string; port: number; api: "on" | "off"; apiKey?: string; requestsPerMinute?: number };
+  http: { host: string; port: number; apiKey?: string; requestsPerMinute?: number };
   queue: QueueConfig;
   store: StoreAddress;
   consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
   log: { level: LogLevel; pretty: boolean };
-  /** Absent: no spans. Where to send them, the exporter reads in its own OTEL_EXPORTER_OTLP_* variables. */
+  /** Absent: tracing is off. The exporter reads its address from the OTEL_EXPORTER_OTLP_* variables itself. */
   tracing?: { sampleRatio: number };
 }
 
 export type QueueConfig = (
   | { kind: "embedded"; name: string; port: number; dir: string }
-  /** `url` names an existing queue, never created or changed; otherwise `name` is looked up and created. */
+  /** A queue given by `url` must exist and is never changed; one given by `name` is created if it does not exist. */
   | { kind: "sqs"; name: string; url?: string; endpoint?: string }
 ) & { client: "fetch" | "sdk" };
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-/** The environment holds values the program cannot start with; `problems` lists every one of them. */
+/** The environment contains invalid values; `problems` has one sentence for each of them. */
 export class ConfigError extends Error {
   constructor(readonly problems: string[]) {
     super(`Cannot start: ${problems.join("; ")}`);
@@ -32,39 +32,37 @@ export class ConfigError extends Error {
 
 type Environment = Record<string, string | undefined>;
 
-/** Reads the configuration from environment variables (README, "Configuration"). Throws a `ConfigError`. */
+/**
+ * Reads the configuration from environment variables (README, "Configuration").
+ *
+ * @throws a `ConfigError` that lists every problem, not only the first one
+ */
 export function readConfig(env: Environment): Config {
   const problems: string[] = [];
-  const read = reader(env, problems);
+  const read = createReader(env, problems);
   const dir = read.text("DATA_DIR") ?? ".data";
   const apiKey = read.text("API_KEY");
   const requestsPerMinute = read.integer("RATE_LIMIT", 0, 0, 1_000_000);
   const tracing = readTracing(read, problems);
-  const store = readStore(read, dir, problems);
   const config: Config = {
     http: {
       host: read.text("HOST") ?? "127.0.0.1",
       port: read.integer("PORT", 8000, 0, 65_535),
-      api: read.oneOf("API", ["on", "off"], "on"),
       ...(apiKey && { apiKey }),
       ...(requestsPerMinute > 0 && { requestsPerMinute }),
     },
     queue: readQueue(read, dir),
-    store,
+    store: readStore(read, dir, problems),
     consumer: {
-      // More than four workers per process gain nothing: Redis or the queue is the limit by then.
+      // More than four workers per process are not faster: Redis or the queue is the bottleneck by then.
       workers: read.integer("CONSUMER_WORKERS", Math.min(availableParallelism(), 4), 0, 64),
-      // Measured: 4 and 8 leave the CPU idle between answers, 32 gains nothing over 16 and holds twice the messages.
-      // A cluster has a script in every shard for each batch, which cost half with four times as many orders in them.
-      concurrency: read.integer("CONSUMER_CONCURRENCY", store.kind === "cluster" ? 64 : 16, 1, 64),
+      // Measured: with 4 or 8 the CPU is idle between responses; 32 is not faster than 16 and keeps twice the messages in flight.
+      concurrency: read.integer("CONSUMER_CONCURRENCY", 16, 1, 64),
       onValueMismatch: read.oneOf("ON_VALUE_MISMATCH", ["correct", "reject"], "correct"),
     },
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },
     ...(tracing && { tracing }),
   };
-  if (config.consumer.workers === 0 && config.http.api === "off") {
-    problems.push("CONSUMER_WORKERS=0 and API=off leave nothing to do: set one of the two");
-  }
   if (read.text("NODE_ENV") === "production") refuseEmbedded(config, problems);
   if (problems.length > 0) throw new ConfigError(problems);
   return config;
@@ -72,11 +70,11 @@ export function readConfig(env: Environment): Config {
 
 function readQueue(read: Reader, dir: string): QueueConfig {
   const url = read.url("SQS_QUEUE_URL", ["http:", "https:"]);
-  // AWS takes 80 characters, the `.fifo` of a FIFO queue among them, and the dead-letter queue's name is four longer.
+  // AWS allows 80 characters including `.fifo`, and the name of the dead-letter queue is four characters longer.
   const named = read.pattern(
     "SQS_QUEUE_NAME",
     /^(?=.{1,76}$)[\w-]+(\.fifo)?$/,
-    "a queue name of letters, digits, - and _, with .fifo behind them or not, of at most 76 characters",
+    "a queue name of at most 76 letters, digits, - and _, optionally followed by .fifo",
   );
   const endpoint =
     read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ?? read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
@@ -88,42 +86,88 @@ function readQueue(read: Reader, dir: string): QueueConfig {
 }
 
 function readStore(read: Reader, dir: string, problems: string[]): StoreAddress {
-  const url = read.url("REDIS_URL", ["redis:", "rediss:"]);
+  const url = read.text("REDIS_URL");
   const nodes = read.text("REDIS_CLUSTER_NODES");
-  const waitReplicas = read.integer("REDIS_WAIT_REPLICAS", 0, 0, 5);
-  // Each is a script of its own in every batch: a few more than there will ever be masters.
-  const shards = read.integer("REDIS_SHARDS", 16, 2, 256);
-  if (!nodes) return url ? { kind: "redis", url, waitReplicas } : { kind: "sqlite", path: join(dir, "orders.db") };
-  // The value may hold a password.
-  if (!areNodes(nodes)) problems.push("REDIS_CLUSTER_NODES must be host:port, with commas between several");
-  if (url) problems.push("REDIS_URL and REDIS_CLUSTER_NODES are both set: name one of them");
-  return { kind: "cluster", shards, waitReplicas, ...(areNodes(nodes) ? readNodes(nodes) : { nodes: [] }) };
+  // The prefix is part of every key, in a cluster as a hash tag: it must contain neither a colon nor a brace. With the prefix
+  // `user`, keys would look like the user keys of a store without a prefix.
+  const keyPrefix = read.pattern(
+    "REDIS_KEY_PREFIX",
+    /^(?!user$)[\w.-]{1,64}$/,
+    "1 to 64 letters, digits, _, . or -, and not user",
+  );
+  const shared = { waitReplicas: read.integer("REDIS_WAIT_REPLICAS", 0, 0, 5), ...(keyPrefix && { keyPrefix }) };
+  if (url && nodes) problems.push("REDIS_URL and REDIS_CLUSTER_NODES are both set: set only one of them");
+  // Messages must not repeat the values, which may contain a password.
+  if (nodes) return { kind: "cluster", ...shared, ...readNodes(nodes, problems) };
+  if (url) return { kind: "redis", ...shared, ...readRedisUrl(url, problems) };
+  if (keyPrefix) problems.push("REDIS_KEY_PREFIX needs REDIS_URL or REDIS_CLUSTER_NODES");
+  return { kind: "sqlite", path: join(dir, "orders.db") };
 }
 
-const NODE = String.raw`(rediss?:\/\/([^\s,@/]*@)?)?[\w.-]+:\d+`;
-const NODES = new RegExp(String.raw`^${NODE}(\s*,\s*${NODE})*$`);
+const HOST = String.raw`[\w.-]+|\[[\da-fA-F:.]+\]`;
+const NODE = String.raw`(?:(rediss?):\/\/(?:([^\s,@/]*)@)?)?(${HOST}):(\d{1,5})`;
+const SENTINELS = /^(rediss?)\+sentinel:\/\/(?:([^\s,@/]*)@)?([^\s/@]+)\/([^\s/?#]+)(?:\/(\d+))?$/;
 
-const asUrl = (node: string) => (node.includes("//") ? node : `redis://${node}`);
-/** A port may be too large for a URL. */
-const areNodes = (text: string) => NODES.test(text) && text.split(/\s*,\s*/).every((node) => URL.canParse(asUrl(node)));
+/** Parses `redis://user:password@host:port/database`, `rediss://` for TLS, or `redis+sentinel://host:port,host:port/name`. */
+function readRedisUrl(text: string, problems: string[]): RedisAddress {
+  const [, scheme, userInfo, hosts = "", name, db = "0"] = SENTINELS.exec(text) ?? [];
+  if (scheme) {
+    const { nodes: sentinels = [] } = readNodes(hosts, problems, "REDIS_URL after redis+sentinel://");
+    const tls = scheme === "rediss" && { tls: true };
+    return { sentinels, name: name ?? "", db: Number(db), ...readUserInfo(userInfo, "REDIS_URL", problems), ...tls };
+  }
+  const url = URL.parse(text);
+  if (!url?.host || !["redis:", "rediss:"].includes(url.protocol)) {
+    problems.push(
+      "REDIS_URL must be redis://host:port, rediss:// for TLS, or redis+sentinel://host:port,host:port/name, with user and password percent-encoded",
+    );
+    return {};
+  }
+  readUserInfo(`${url.username}:${url.password}`, "REDIS_URL", problems);
+  if (url.search || url.hash)
+    problems.push("REDIS_URL must not have parameters after ? or #: set a key prefix with REDIS_KEY_PREFIX");
+  if (!/^(\/\d*)?$/.test(url.pathname)) problems.push("REDIS_URL may end with a database number only, such as /1");
+  // The normalized URL, not the text: ioredis would connect to an upper-case REDISS:// without TLS.
+  return { url: url.href };
+}
 
-/** One of the nodes may be a URL, with what all are reached by: `rediss://user:password@host:port`. */
-function readNodes(text: string) {
-  const urls = text.split(/\s*,\s*/).map((node) => new URL(asUrl(node)));
-  const { username, password } = urls.find((url) => url.password) ?? {};
+/**
+ * Parses `host:port,host:port`. One of the nodes may be a URL, `rediss://user:password@host:port`, whose scheme, user and password
+ * are used for all nodes.
+ */
+function readNodes(text: string, problems: string[], name = "REDIS_CLUSTER_NODES"): RedisAddress {
+  const matches = text.split(/\s*,\s*/).map((node) => new RegExp(`^${NODE}$`).exec(node));
+  if (matches.some((match) => !match || Number(match[4]) > 65_535)) {
+    problems.push(
+      `${name} must be host:port, or several of them separated by commas, IPv6 addresses as [::1]:6379, user and password percent-encoded`,
+    );
+    return { nodes: [] };
+  }
+  const userInfo = matches.find((match) => match?.[2])?.[2];
   return {
-    nodes: urls.map(({ host }) => host),
-    ...(username && { username: decodeURIComponent(username) }),
-    ...(password && { password: decodeURIComponent(password) }),
-    ...(urls.some(({ protocol }) => protocol === "rediss:") && { tls: true }),
+    nodes: matches.map((match) => ({ host: (match?.[3] ?? "").replace(/^\[|\]$/g, ""), port: Number(match?.[4]) })),
+    ...readUserInfo(userInfo, name, problems),
+    ...(matches.some((match) => match?.[1] === "rediss") && { tls: true }),
   };
+}
+
+/** Parses `user:password`, percent-encoded. */
+function readUserInfo(text: string | undefined, name: string, problems: string[]) {
+  const [, user = "", secret = ""] = /^([^:]*):?(.*)$/.exec(text ?? "") ?? [];
+  try {
+    const [username, password] = [decodeURIComponent(user), decodeURIComponent(secret)];
+    return { ...(username && { username }), ...(password && { password }) };
+  } catch {
+    problems.push(`${name}: a % in user or password must be written as %25`);
+    return {};
+  }
 }
 
 const SAMPLERS = ["always_on", "always_off", "traceidratio"] as const;
 
 /**
- * OpenTelemetry's own variables. Off, and the others not looked at, where they say so: the endpoint may be there for
- * metrics. Each batch begins a trace, so that `parentbased_` makes no difference.
+ * Reads the standard variables of OpenTelemetry. If they switch traces off, the others are ignored: the endpoint may be set for
+ * metrics. Every batch starts a new trace, so a `parentbased_` sampler behaves like the one it wraps.
  */
 function readTracing(read: Reader, problems: string[]): Config["tracing"] {
   if (read.text("OTEL_SDK_DISABLED")?.toLowerCase() === "true" || read.text("OTEL_TRACES_EXPORTER") === "none") return;
@@ -137,7 +181,7 @@ function readTracing(read: Reader, problems: string[]): Config["tracing"] {
   return { sampleRatio };
 }
 
-/** The embedded halves keep orders on one machine's disk: a production that falls back to them has lost a setting. */
+/** The embedded queue and store keep orders on the disk of one machine. In production, using them means that a setting is missing. */
 function refuseEmbedded(config: Config, problems: string[]) {
   if (config.queue.kind === "embedded") {
     problems.push("NODE_ENV=production needs a queue: set SQS_QUEUE_URL or SQS_QUEUE_NAME");
@@ -146,10 +190,10 @@ function refuseEmbedded(config: Config, problems: string[]) {
     problems.push("NODE_ENV=production needs a store: set REDIS_URL or REDIS_CLUSTER_NODES");
 }
 
-type Reader = ReturnType<typeof reader>;
+type Reader = ReturnType<typeof createReader>;
 
-/** Typed look-ups in the environment. An empty value is an unset one, as in compose files and shells. */
-function reader(env: Environment, problems: string[]) {
+/** Reads typed values from the environment. An empty value counts as unset, because compose files pass unset variables as "". */
+function createReader(env: Environment, problems: string[]) {
   const text = (name: string) => env[name]?.trim() || undefined;
 
   function pattern(name: string, expected: RegExp, description: string): string | undefined {
@@ -167,19 +211,19 @@ function reader(env: Environment, problems: string[]) {
     return fallback;
   }
 
-  function oneOf<const T extends string>(name: string, words: readonly T[], fallback: T): T {
+  function oneOf<const T extends string>(name: string, allowed: readonly T[], fallback: T): T {
     const value = text(name);
     if (value === undefined) return fallback;
-    const word = words.find((candidate) => candidate === value);
-    if (word === undefined) problems.push(`${name} must be one of ${words.join(", ")}: got "${value}"`);
-    return word ?? fallback;
+    const found = allowed.find((candidate) => candidate === value);
+    if (found === undefined) problems.push(`${name} must be one of ${allowed.join(", ")}: got "${value}"`);
+    return found ?? fallback;
   }
 
   function url(name: string, protocols: string[]): string | undefined {
     const value = text(name);
     if (value === undefined) return undefined;
     if (URL.canParse(value) && protocols.includes(new URL(value).protocol) && new URL(value).host) return value;
-    // The value may hold a password: only its form is named.
+    // The message must not repeat the value, which may contain a password.
     problems.push(`${name} must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`);
   }
 

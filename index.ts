@@ -1,122 +1,143 @@
 import { Registry } from "prom-client";
 import { type Config, ConfigError, readConfig } from "./config.ts";
 import { startPool } from "./consumer/pool.ts";
+import { messageOf } from "./errors.ts";
 import { createLog, type Log } from "./log.ts";
 import { type Emulator, startEmulator } from "./queue/emulator.ts";
 import { countRequests } from "./queue/metrics.ts";
 import { openQueue } from "./queue/queue.ts";
-import { locateQueue } from "./queue/setup.ts";
+import { locateQueue, type QueueName } from "./queue/setup.ts";
 import type { App } from "./routes/app.ts";
-import { startMonitor } from "./routes/monitor.ts";
+import { startLive } from "./routes/live.ts";
+import { createDataLoss } from "./store/data-loss.ts";
 import { openStore } from "./store/open.ts";
-import { shareReads } from "./store/share.ts";
+import { createSingleFlight } from "./store/single-flight.ts";
 
 export interface Running {
-  /** Where the API answers, e.g. http://127.0.0.1:8000 */
+  /** Base URL of the API, such as http://127.0.0.1:8000 */
   url: string;
   queueUrl: string;
-  /** The embedded queue, where there is one. */
+  /** Endpoint of the embedded queue; absent when the program uses SQS. */
   endpoint?: string;
+  /** Stops the program. Workers have eight seconds to finish their batches. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts the whole program: opened down the list, closed up it. Rejects with one sentence when a part cannot
- * start, and has then closed the others.
+ * Starts the whole program. Resources are opened from top to bottom and closed in reverse order.
+ *
+ * @param workerFile replaces the module of the consumer workers, for tests
+ * @throws an Error whose message an operator can act on; everything opened before is closed
  */
 export async function start(config: Config, log: Log = createLog(config.log), workerFile?: URL): Promise<Running> {
-  await using parts = new AsyncDisposableStack();
+  await using resources = new AsyncDisposableStack();
 
-  // Loaded while the emulator starts: the web framework is a fifth of the start.
+  // Loading the web framework takes a fifth of the startup time: do it while the embedded queue starts.
   const loadingApp = import("./routes/app.ts");
-  const emulator = config.queue.kind === "embedded" ? await startEmulator(config.queue, crashed(log)) : undefined;
-  parts.defer(async () => emulator?.stop());
-  const queueAddress = await locateQueue(wantedQueue(config, emulator));
-
-  const registry = new Registry();
-  const queue = openQueue(queueAddress, countRequests(registry));
-  parts.defer(() => queue.close());
-  const store = await openStore(config.store);
-  parts.defer(() => store.close());
-
-  for (const msg of await store.advice()) log.warn({ event: "store_advice", msg });
-
-  const { workers, ...consumer } = config.consumer;
-  const { store: storeAddress, tracing } = config;
-  const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log, tracing };
-  const pool = await startPool(workers, workerOptions, log, workerFile);
-  parts.defer(() => pool.stop());
-
-  const { createApp } = await loadingApp;
-  const reads = shareReads(store);
-  const monitor = startMonitor({ reads, depth: queue.depth, workers: pool.status, outcomes: pool.outcomes });
-  parts.defer(() => monitor.stop());
-  const stopping = new AbortController();
-  const app = createApp({
-    log,
-    store,
-    reads,
-    monitor,
-    stopping: stopping.signal,
-    storeKind: config.store.kind,
-    depth: queue.depth,
-    workers: pool.status,
-    drainSeconds: monitor.drainSeconds,
-    threadMetrics: async () => [await registry.getMetricsAsJSON(), ...(await pool.metrics())],
-    ...config.http,
-  });
-  const url = listen(app, config.http);
-  parts.defer(() => stopListening(app));
-  parts.defer(() => stopping.abort());
-
+  const emulator = config.queue.kind === "embedded" ? await startEmulator(config.queue, logCrash(log)) : undefined;
+  resources.defer(async () => emulator?.stop());
+  const queueAddress = await locateQueue(queueName(config, emulator));
   if (!queueAddress.deadLetterUrl)
     log.warn({
       event: "no_dead_letter_queue",
       queue: queueAddress.url,
-      msg: "rejected orders stay in the queue",
+      msg: "the queue has no dead-letter queue: rejected orders stay in the queue",
     });
-  const closing = parts.move();
+
+  const registry = new Registry();
+  const queue = openQueue(queueAddress, countRequests(registry));
+  resources.defer(() => queue.close());
+  // A marker must live longer than every copy of its message.
+  const { copyLifetimeSeconds } = queueAddress;
+  const storeAddress = { ...config.store, ...(copyLifetimeSeconds && { windowSeconds: copyLifetimeSeconds }) };
+  const store = await openStore(storeAddress);
+  resources.defer(() => store.close());
+  for (const msg of await store.configurationWarnings()) log.warn({ event: "store_advice", msg });
+
+  const { workers, ...consumer } = config.consumer;
+  const { tracing } = config;
+  const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log, tracing };
+  const pool = await startPool(workers, workerOptions, log, workerFile);
+  resources.defer(() => pool.stop());
+
+  const { createApp } = await loadingApp;
+  const reads = createSingleFlight(store);
+  const dataLoss = createDataLoss({ store, log });
+  const live = startLive({
+    store,
+    dataLoss,
+    reads,
+    depth: queue.depth,
+    workers: pool.status,
+    outcomes: pool.outcomes,
+  });
+  resources.defer(() => live.stop());
+  const stopping = new AbortController();
+  const app = createApp({
+    log,
+    store,
+    dataLoss,
+    reads,
+    live,
+    stopping: stopping.signal,
+    storeKind: config.store.kind,
+    depth: queue.depth,
+    workers: pool.status,
+    drainSeconds: live.drainSeconds,
+    threadMetrics: async () => [await registry.getMetricsAsJSON(), ...(await pool.metrics())],
+    ...config.http,
+  });
+  const url = listen(app, config.http);
+  resources.defer(() => stopListening(app));
+  resources.defer(() => stopping.abort());
+
+  const opened = resources.move();
   return {
     url,
     queueUrl: queueAddress.url,
     ...(emulator && { endpoint: emulator.endpoint }),
-    stop: () => closing.disposeAsync(),
+    stop: () => opened.disposeAsync(),
   };
 }
 
-/** A request takes milliseconds; this is for a client that reads slowly. */
+/** A response takes milliseconds; only a client that reads slowly needs longer. */
 const HTTP_STOP_MS = 500;
 
-/** Waits for the requests in flight, then cuts those of clients that do not end. */
+/** Waits for requests in flight, then closes the connections that are still open. */
 async function stopListening({ server }: App) {
   await Promise.race([server?.stop(), Bun.sleep(HTTP_STOP_MS)]);
   await server?.stop(true);
 }
 
-function wantedQueue({ queue }: Config, emulator: Emulator | undefined) {
+function queueName({ queue }: Config, emulator: Emulator | undefined): QueueName {
   if (queue.kind === "sqs") return { ...queue, embedded: false };
   return { name: queue.name, client: queue.client, embedded: true, ...(emulator && { endpoint: emulator.endpoint }) };
 }
 
-const crashed = (log: Log) => (error: unknown) => log.fatal({ event: "embedded_queue_crashed", error });
+const logCrash = (log: Log) => (error: unknown) => log.fatal({ event: "embedded_queue_crashed", error });
 
+/** @returns the base URL */
 function listen(app: App, { host, port }: Config["http"]): string {
   try {
     app.listen({ hostname: host, port });
     return `http://${host.includes(":") ? `[${host}]` : host}:${app.server?.port}`;
   } catch (error) {
-    const taken = /EADDRINUSE|in use/.test(String(error));
-    const reason = taken
-      ? "the port is taken. Stop what listens there, or choose another PORT"
-      : (error as Error).message;
+    const inUse = /EADDRINUSE|in use/.test(String(error));
+    const reason = inUse
+      ? "the port is in use. Stop the program that listens on it, or set PORT to another port"
+      : messageOf(error);
     throw new Error(`Cannot listen on ${host}:${port}: ${reason}`, { cause: error });
   }
 }
 
-/** Runs until SIGINT or SIGTERM; a start that cannot be ends with its reasons on stderr and code 1. */
+/**
+ * Runs the program until SIGINT or SIGTERM. If it cannot start, prints the reasons on stderr and exits with code 1.
+ *
+ * @param workerFile replaces the module of the consumer workers, for tests
+ */
 export async function main(workerFile?: URL) {
   await run(workerFile).catch((error) => {
-    const lines = error instanceof ConfigError ? error.problems : [error instanceof Error ? error.message : `${error}`];
+    const lines = error instanceof ConfigError ? error.problems : [messageOf(error)];
     for (const line of lines) console.error(line);
     process.exit(1);
   });
@@ -136,30 +157,31 @@ async function run(workerFile?: URL) {
     process.exit(0);
   }
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => void stop(signal));
-  // Last: whoever reads that it has started may stop it at once.
-  announce(config, running, log);
+  // Log this last: a supervisor that reads it may send SIGTERM at once.
+  logStarted(config, running, log);
 }
 
-/** What was started and where to look. */
-function announce({ queue, store, consumer, http, log: { pretty } }: Config, { url, queueUrl }: Running, log: Log) {
+/** Logs the addresses of the program, and warnings about a configuration that is not for production. */
+function logStarted({ queue, store, consumer, http, log: { pretty } }: Config, { url, queueUrl }: Running, log: Log) {
   const embedded = [queue.kind === "embedded" && "queue", store.kind === "sqlite" && "store"].filter(Boolean);
   if (embedded.length > 0) {
-    log.warn({ event: "embedded_mode", msg: `${embedded.join(" and ")} on this machine only, not for production` });
+    const msg = `embedded ${embedded.join(" and ")}: data is kept on this machine only, not for production`;
+    log.warn({ event: "embedded_mode", msg });
   }
-  const open = !["127.0.0.1", "localhost", "::1"].includes(http.host) && !http.apiKey;
-  if (open)
-    log.warn({ event: "no_api_key", msg: `everybody who reaches ${http.host} can read the numbers: set API_KEY` });
-  const where = {
+  const isLocal = ["127.0.0.1", "localhost", "::1"].includes(http.host);
+  if (!isLocal && !http.apiKey)
+    log.warn({ event: "no_api_key", msg: `anyone who can reach ${http.host} can read the statistics: set API_KEY` });
+  const fields = {
     api: url,
-    ...(http.api === "on" && { docs: `${url}/docs` }),
+    docs: `${url}/docs`,
     queue: queueUrl,
     store: store.kind,
     workers: consumer.workers,
-    // Made-up orders are for a queue of one's own.
+    // Generated orders must not be sent to a shared queue.
     ...(queue.kind === "embedded" && { send_orders: "bun scripts/populate.ts" }),
   };
-  if (!pretty) return log.info({ event: "started", ...where });
-  const lines = Object.entries(where).map(([name, value]) => `  ${name.replace("_", " ").padEnd(12)} ${value}`);
+  if (!pretty) return log.info({ event: "started", ...fields });
+  const lines = Object.entries(fields).map(([name, value]) => `  ${name.replace("_", " ").padEnd(12)} ${value}`);
   console.log(`\n${lines.join("\n")}\n`);
 }
 

@@ -3,16 +3,19 @@ import type { Config } from "./config.ts";
 
 export type Log = Logger;
 
-/** JSON lines on stdout, one event a line; short readable lines where stdout is a terminal. */
+/**
+ * @param bindings fields that are added to every line
+ * @returns a logger that writes one event per line to stdout: as JSON, or as short text when stdout is a terminal
+ */
 export function createLog({ level, pretty }: Config["log"], bindings: Record<string, unknown> = {}): Log {
-  // Synchronous: a line written just before a crash is not lost, and lines of all workers keep their order.
+  // Synchronous, so that a line written just before a crash is not lost and the lines of all workers keep their order.
   const destination = pretty ? prettyStream() : pino.destination({ fd: 1, sync: true });
   const options = {
     level,
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
-    // Without this an error is logged as {}.
+    // Without a serializer an Error is logged as {}.
     serializers: { error: pino.stdSerializers.err },
   };
   return pino(options, destination).child(bindings);
@@ -26,7 +29,7 @@ function prettyStream() {
         ([key, value]) =>
           `${key}=${typeof value === "object" || /\s/.test(`${value}`) ? JSON.stringify(value) : value}`,
       );
-      const words = [
+      const columns = [
         time.slice(11, 19),
         level.toUpperCase().padEnd(5),
         event,
@@ -34,7 +37,7 @@ function prettyStream() {
         ...details,
         error?.message ?? error,
       ];
-      process.stdout.write(`${words.filter((word) => word !== undefined).join(" ")}\n`);
+      process.stdout.write(`${columns.filter((column) => column !== undefined).join(" ")}\n`);
     },
   };
 }

@@ -7,6 +7,6 @@ declare module "*.sql" {
   export default source;
 }
 declare module "swagger-ui-dist/absolute-path.js" {
-  /** The folder that holds the page's scripts and styles. */
+  /** @returns the folder with the scripts and styles of Swagger UI */
   export default function absolutePath(): string;
 }

@@ -1,2 +1,2 @@
-/** Cents become a JSON number only here, at the edge. */
+/** @returns cents as an amount with decimals, for responses. All other code uses integer cents */
 export const toAmount = (cents: number) => cents / 100;

@@ -1,11 +1,10 @@
 import { join } from "node:path";
 import { Elysia } from "elysia";
-import { notModified } from "./etag.ts";
 import { Problem } from "./problem.ts";
 
 const ENTRY = join(import.meta.dir, "dashboard", "page.html");
 const HEADERS = {
-  // Everything from here, nothing inline, in nobody else's frame. The plotting library sizes its parts by style attributes.
+  // Only resources of this server, no inline scripts, no frames. The plotting library needs inline styles.
   "content-security-policy":
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
   "x-content-type-options": "nosniff",
@@ -18,7 +17,7 @@ type Bundle = Map<
   { bytes: Buffer<ArrayBuffer>; gzipped: Uint8Array<ArrayBuffer>; headers: Record<string, string> }
 >;
 
-/** The live page at /dashboard: one document with one script and one style, bundled when it is first asked for. */
+/** @returns the routes of the dashboard. Its document, script and style are bundled on the first request */
 export function dashboardRoutes() {
   const hide = { detail: { hide: true } };
   let bundling: Promise<Bundle> | undefined;
@@ -26,8 +25,9 @@ export function dashboardRoutes() {
   async function serve(name: string, headers: Record<string, string | undefined>): Promise<Response> {
     bundling ??= bundle();
     const file = (await bundling).get(name);
-    if (!file) throw new Problem(404, `There is nothing at /dashboard/${name}`);
-    if (headers["if-none-match"] === file.headers.etag) return notModified(file.headers);
+    if (!file) throw new Problem(404, `/dashboard/${name} does not exist`);
+    if (headers["if-none-match"] === file.headers.etag)
+      return new Response(null, { status: 304, headers: file.headers });
     const zip = /\bgzip\b/.test(headers["accept-encoding"] ?? "");
     return new Response(zip ? file.gzipped : file.bytes, {
       headers: { ...file.headers, ...HEADERS, ...(zip && { "content-encoding": "gzip" }) },
@@ -39,9 +39,9 @@ export function dashboardRoutes() {
     .get("/dashboard/:file", ({ params: { file }, headers }) => serve(file, headers), hide);
 }
 
-/** Takes some ten milliseconds. Script and style carry the hash of their content in their names, so they never change. */
+/** Takes some ten milliseconds. The names of script and style contain a hash of their content, so they can be cached for ever. */
 async function bundle(): Promise<Bundle> {
-  // Relative, so that the page also works below another path of a proxy.
+  // A relative path, so that the page also works below a path prefix of a proxy.
   const { outputs } = await Bun.build({
     entrypoints: [ENTRY],
     minify: true,

@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { swagger } from "@elysiajs/swagger";
 import { Elysia } from "elysia";
-// Not the package itself: that would run the whole page here, 25 MB of it.
+// Not the package itself, which would load all of Swagger UI into the server, 25 MB.
 import absolutePath from "swagger-ui-dist/absolute-path.js";
-import { PROBLEM_SCHEMA } from "./openapi.ts";
+import { schemas } from "./openapi.ts";
 import { Problem } from "./problem.ts";
 
 const ASSETS = ["swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"];
@@ -27,14 +27,14 @@ const PAGE = `<!doctype html>
 const START = `SwaggerUIBundle({ url: "docs/json", dom_id: "#swagger-ui", deepLinking: true });\n`;
 const PAGE_HEADERS = {
   "content-type": "text/html; charset=utf-8",
-  // Everything from here and nothing inline but the styles that Swagger UI sets; in nobody else's frame.
+  // Only resources of this server, no inline scripts, no frames. Swagger UI needs inline styles.
   "content-security-policy":
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
   "x-content-type-options": "nosniff",
   "referrer-policy": "no-referrer",
 };
 
-/** The OpenAPI document at /docs/json and Swagger UI at /docs; the plugin's own page would load it from a CDN. */
+/** @returns the routes of the OpenAPI document and of Swagger UI, from local files: the plugin's own page loads it from a CDN */
 export function docsRoutes() {
   const hide = { detail: { hide: true } };
   return new Elysia({ name: "docs" })
@@ -51,7 +51,7 @@ export function docsRoutes() {
     .get(
       "/docs/:asset",
       ({ params: { asset } }) => {
-        if (!ASSETS.includes(asset)) throw new Problem(404, `There is nothing at /docs/${asset}`);
+        if (!ASSETS.includes(asset)) throw new Problem(404, `/docs/${asset} does not exist`);
         return Bun.file(join(absolutePath(), asset));
       },
       hide,
@@ -62,15 +62,16 @@ const DOCUMENT = {
   info: {
     title: "Order statistics API",
     version: "1.0.0",
-    description: "Every order of the queue is counted exactly once. Amounts are exact to the cent; days are UTC.",
+    description: "Every order of the queue is counted exactly once. Amounts are exact to the cent. Days are in UTC.",
   },
   tags: [
-    { name: "stats", description: "Totals overall and by day" },
-    { name: "users", description: "Users and their ranking" },
-    { name: "service", description: "The service itself" },
+    { name: "stats", description: "Overall and daily totals" },
+    { name: "users", description: "Totals of users and leaderboards" },
+    { name: "orders", description: "Outcomes of single orders" },
+    { name: "service", description: "Health and metrics of the service" },
   ],
   components: {
-    schemas: { Problem: PROBLEM_SCHEMA },
-    securitySchemes: { key: { type: "http" as const, scheme: "bearer", description: "Where API_KEY is set" } },
+    schemas: schemas as Record<string, object>,
+    securitySchemes: { key: { type: "http" as const, scheme: "bearer", description: "Required if API_KEY is set" } },
   },
 };

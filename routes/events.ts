@@ -1,28 +1,28 @@
 import { Elysia } from "elysia";
-import type { Monitor } from "./monitor.ts";
-import { operation } from "./openapi.ts";
+import type { Live } from "./live.ts";
+import { operation, Text } from "./openapi.ts";
 import { Problem } from "./problem.ts";
 
-/** Each is a socket and a buffer; a fleet of wall screens has a hundred. */
+/** Each stream needs a socket and a buffer. Far more than the dashboards of one shop. */
 const MAX_STREAMS = 1_000;
-/** What a reader may have waiting here, bytes, besides what the network's own buffers hold: some hundred events. */
-const MAX_WAITING = 64 * 1024;
-/** When a browser comes back after its stream has ended. */
+/** Bytes that are buffered for a client that does not read, in addition to the network buffers: some hundred events. */
+const MAX_BUFFERED_BYTES = 64 * 1024;
+/** How long a browser waits before it reconnects. */
 const RETRY_MS = 1_000;
 const encoder = new TextEncoder();
 
-/** Live numbers as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html). */
-export function eventRoutes({ monitor, stopping }: { monitor: Monitor; stopping: AbortSignal }) {
+/** @returns the route of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) */
+export function eventRoutes({ live, stopping }: { live: Live; stopping: AbortSignal }) {
   let streams = 0;
 
   function open(lastEventId: string | undefined): ReadableStream<Uint8Array> {
     let sinceMs = Number(lastEventId) || 0;
-    let forget = () => {};
+    let close = () => {};
     return new ReadableStream<Uint8Array>(
       {
         start(controller) {
-          const unwatch = monitor.watch((stateSince) => {
-            // A reader that is this far behind is dropped: it comes back, and asks for the samples it has missed.
+          const unsubscribe = live.subscribe((stateSince) => {
+            // The client does not keep up: end the stream. The client reconnects and gets the samples it has missed.
             if ((controller.desiredSize ?? 0) <= 0) return end();
             const state = stateSince(sinceMs);
             sinceMs = state.samples.at(-1)?.[0] ?? sinceMs;
@@ -30,28 +30,29 @@ export function eventRoutes({ monitor, stopping }: { monitor: Monitor; stopping:
           });
           controller.enqueue(encoder.encode(`retry: ${RETRY_MS}\n\n`));
           streams++;
-          forget = () => {
-            forget = () => {};
+          close = () => {
+            close = () => {};
             streams--;
-            unwatch();
+            unsubscribe();
             stopping.removeEventListener("abort", end);
           };
           function end() {
-            forget();
+            close();
             controller.close();
           }
           stopping.addEventListener("abort", end);
         },
-        cancel: () => forget(),
+        cancel: () => close(),
       },
-      new ByteLengthQueuingStrategy({ highWaterMark: MAX_WAITING }),
+      new ByteLengthQueuingStrategy({ highWaterMark: MAX_BUFFERED_BYTES }),
     );
   }
 
   return new Elysia({ name: "events" }).get(
     "/events",
     ({ headers }) => {
-      if (streams >= MAX_STREAMS) throw new Problem(503, `At most ${MAX_STREAMS} streams at a time: close one`);
+      if (streams >= MAX_STREAMS)
+        throw new Problem(503, `${MAX_STREAMS} streams are open, which is the limit. Try again later`);
       return new Response(open(headers["last-event-id"]), { headers: HEADERS });
     },
     { detail: eventsDetail },
@@ -61,29 +62,18 @@ export function eventRoutes({ monitor, stopping }: { monitor: Monitor; stopping:
 const HEADERS = {
   "content-type": "text/event-stream",
   "cache-control": "no-store",
-  // A proxy that gathers bytes would turn live into late.
+  // Tells proxies such as nginx not to buffer the response, which would delay events.
   "x-accel-buffering": "no",
 };
 
-const eventsDetail = operation({
-  tag: "stats",
-  summary: "The live numbers, as server-sent events",
+const eventsDetail = operation("stats", "Live totals as server-sent events", {
   description:
-    "An event at every change, at most four a second, and at least one every two seconds. Its `data` is the whole state " +
-    "as JSON, with the samples that are new; `Last-Event-ID` asks for those of the last five minutes that were missed. " +
-    "A reader that does not keep up is cut off.",
-  parameters: [
-    {
-      name: "Last-Event-ID",
-      in: "header",
-      required: false,
-      description: "The id of the last event received",
-      schema: { type: "string" },
-    },
-  ],
+    "Sends an event after every change, at most four per second, and at least one every two seconds. The `data` of an event " +
+    "is the complete state as JSON with the samples since the last event. After a reconnect with `Last-Event-ID`, the first " +
+    "event has the missed samples of the last five minutes. A client that does not keep up is disconnected.",
   contentType: "text/event-stream",
-  schema: { type: "string" },
-  example:
+  response: Text(
     'id: 1734084000000\ndata: {"as_of":"2024-12-13T10:00:00.000Z","total_orders":100,"total_revenue":15750.5,…}\n\n',
+  ),
   problems: [503],
 });

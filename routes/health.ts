@@ -1,36 +1,38 @@
 import { Elysia } from "elysia";
+import Type from "typebox";
+import { cachedFor, withDeadline } from "../deadline.ts";
+import { messageOf } from "../errors.ts";
 import type { Depth } from "../queue/queue.ts";
+import type { DataLoss } from "../store/data-loss.ts";
 import type { Store } from "../store/store.ts";
-import { cached, LOOK_DEADLINE_MS, within } from "./look.ts";
-import { object, operation } from "./openapi.ts";
+import type { WorkerStatus } from "../worker-status.ts";
+import { OneOf, operation, Text } from "./openapi.ts";
 
-export interface WorkerStatus {
-  state: "running" | "paused" | "restarting";
-  /** Why it does not do its work. */
-  reason?: string;
-  /** How long nothing has moved in it, ms; absent while it is being replaced. */
-  sinceProgressMs?: number;
-}
+/** A probe of a load balancer times out after a few seconds. The response must be sent before that. */
+export const PROBE_DEADLINE_MS = 2_000;
+/** Concurrent probes share one check, which needs a write to the store and two SQS requests. */
+export const PROBE_CACHE_MS = 500;
 
-export interface HealthParts {
+export interface HealthDeps {
+  dataLoss: DataLoss;
   store: Store;
   storeKind: "redis" | "cluster" | "sqlite";
   depth: () => Promise<Depth>;
   workers: () => WorkerStatus[];
 }
 
-/** The welcome and the truth about the parts. */
-export function healthRoutes(parts: HealthParts) {
-  const health = cached(() => lookAtParts(parts));
+/** @returns the routes of the entry point, health and readiness */
+export function healthRoutes(deps: HealthDeps) {
+  const health = cachedFor(PROBE_CACHE_MS, () => checkAll(deps));
   return new Elysia({ name: "health" })
     .get("/", () => WELCOME, { detail: welcomeDetail })
     .get(
       "/health",
       async ({ set }) => {
-        const answer = await health();
-        set.status = answer.status === "healthy" ? 200 : 503;
+        const result = await health();
+        set.status = result.status === "unhealthy" ? 503 : 200;
         set.headers["cache-control"] = "no-store";
-        return answer;
+        return result;
       },
       { detail: healthDetail },
     )
@@ -47,35 +49,36 @@ export function healthRoutes(parts: HealthParts) {
     );
 }
 
-async function lookAtParts({ store, storeKind, depth, workers }: HealthParts) {
-  const [storeProblem, queueProblem] = await Promise.all([problemOf(store.check()), problemOf(depth())]);
-  const stuck = workers().flatMap(({ state, reason }, index) =>
+async function checkAll({ store, storeKind, depth, workers, dataLoss }: HealthDeps) {
+  const [storeProblem, queueProblem] = await Promise.all([problemOf(store.check), problemOf(depth)]);
+  const workerProblems = workers().flatMap(({ state, reason }, index) =>
     state === "running" && !reason ? [] : [`worker ${index + 1} is ${state}: ${reason ?? "not ready yet"}`],
   );
-  const problems = [
+  const failures = [
     ...(storeProblem ? [`store: ${storeProblem}`] : []),
     ...(queueProblem ? [`queue: ${queueProblem}`] : []),
-    ...stuck,
+    ...workerProblems,
   ];
+  const problems = [...failures, ...dataLoss.problems()];
   const connected = storeKind === "sqlite" ? "embedded" : "connected";
   return {
-    status: problems.length === 0 ? "healthy" : "unhealthy",
+    status: failures.length > 0 ? "unhealthy" : problems.length > 0 ? "degraded" : "healthy",
     services: {
       redis: storeProblem ? "disconnected" : connected,
       api: "running",
       queue: queueProblem ? "disconnected" : "connected",
-      consumers: workers().length === 0 ? "none" : stuck.length > 0 ? "failing" : "running",
+      consumers: workers().length === 0 ? "none" : workerProblems.length > 0 ? "failing" : "running",
     },
     ...(problems.length > 0 && { problems }),
   };
 }
 
-/** Why a part does not answer in time; undefined when it does. */
-async function problemOf(check: Promise<unknown>): Promise<string | undefined> {
+/** @returns why a check fails or takes too long; undefined if it succeeds */
+async function problemOf(check: () => Promise<unknown>): Promise<string | undefined> {
   try {
-    await within(LOOK_DEADLINE_MS, check);
+    await withDeadline(PROBE_DEADLINE_MS, undefined, check);
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return messageOf(error);
   }
 }
 
@@ -86,61 +89,40 @@ const WELCOME = {
   health: "/health",
 };
 
-const text = { type: "string" };
-
-const welcomeDetail = operation({
-  tag: "service",
-  open: true,
-  summary: "Where things are",
-  schema: object({ message: text, version: text, docs: text, health: text }),
-  example: WELCOME,
+const welcomeDetail = operation("service", "Entry point with links", {
+  name: "Welcome",
+  isPublic: true,
+  response: Type.Object({
+    message: Text(WELCOME.message),
+    version: Text(WELCOME.version),
+    docs: Text("/docs"),
+    health: Text("/health"),
+  }),
 });
-
-const HEALTH = {
-  ...object({
-    status: { type: "string", enum: ["healthy", "unhealthy"] },
-    services: object({
-      redis: { type: "string", enum: ["connected", "embedded", "disconnected"] },
-      api: { type: "string", enum: ["running"] },
-      queue: { type: "string", enum: ["connected", "disconnected"] },
-      consumers: { type: "string", enum: ["running", "failing", "none"] },
+const healthDetail = operation("service", "Health of the store, the queue and the consumers", {
+  name: "Health",
+  isPublic: true,
+  description:
+    "`degraded` (200): orders are counted, but the store has lost data since this process started. `problems` has the details.",
+  response: Type.Object({
+    status: OneOf(["healthy", "degraded", "unhealthy"]),
+    services: Type.Object({
+      redis: OneOf(["connected", "embedded", "disconnected"]),
+      api: OneOf(["running"]),
+      queue: OneOf(["connected", "disconnected"]),
+      consumers: OneOf(["running", "failing", "none"]),
     }),
+    problems: Type.Optional(
+      Type.Array(Type.String({ description: "The cause of a problem and what to do; absent if healthy" })),
+    ),
   }),
-};
-
-const healthDetail = whenNot(
-  "The store or the queue cannot be reached or a consumer is stuck; `problems` says why",
-  operation({
-    tag: "service",
-    open: true,
-    summary: "Whether the store, the queue and the consumers work",
-    schema: HEALTH,
-    example: {
-      status: "healthy",
-      services: { redis: "connected", api: "running", queue: "connected", consumers: "running" },
-    },
-  }),
-);
-
-const readyDetail = whenNot(
-  "The store cannot be read; `problems` says why",
-  operation({
-    tag: "service",
-    open: true,
-    summary: "Whether this process can answer requests",
-    description:
-      "For a load balancer. A process whose queue is away or whose consumers are stuck still answers: see /health.",
-    schema: object({ status: { type: "string", enum: ["ready", "not ready"] } }),
-    example: { status: "ready" },
-  }),
-);
-
-/** Adds the 503 that has the same form as the 200. */
-function whenNot(description: string, detail: ReturnType<typeof operation>) {
-  const { content } = detail.responses[200];
-  const schema = content["application/json"]?.schema;
-  return {
-    ...detail,
-    responses: { ...detail.responses, 503: { description, content: { "application/json": { schema } } } },
-  };
-}
+  unavailable: "The store or the queue is unavailable, or a consumer is stuck. `problems` has the reasons",
+});
+const readyDetail = operation("service", "Whether this process can serve requests", {
+  name: "Readiness",
+  isPublic: true,
+  description:
+    "For load balancers. Without a queue and with stuck consumers the process can still serve requests: see /health.",
+  response: Type.Object({ status: OneOf(["ready", "not ready"]) }),
+  unavailable: "The store cannot be read. `problems` has the reason",
+});

@@ -1,92 +1,103 @@
-/** Small builders for OpenAPI 3.0 operations. Elysia's own conversion of schemas yields documents that do not validate. */
+/**
+ * OpenAPI documentation of the routes, with one TypeBox schema per response as a named component. The schemas are in `detail`, not
+ * in Elysia's `response`, which would be validated for every request and from which the plugin generates invalid documents.
+ */
+import Type, { type TProperties, type TSchema } from "typebox";
 
-type Schema = Record<string, unknown>;
+export const Count = Type.Integer({ minimum: 0, example: 25 });
+export const Amount = Type.Number({
+  minimum: 0,
+  description: "Exact to the cent",
+  example: 3200.75,
+});
+export const Day = Type.String({ format: "date", example: "2024-12-13" });
+/** @returns the schema of a string */
+export const Text = (example: string, description?: string) =>
+  Type.String({ example, ...(description && { description }) });
+/** @returns the schema of a string with a fixed set of values */
+export const OneOf = <const T extends string>(values: readonly T[]) =>
+  Type.Unsafe<T>({ type: "string", enum: values, example: values[0] });
+/** @returns the schema of a string that may be null */
+export const Nullable = (schema: TSchema) => Type.Unsafe<string | null>({ ...schema, nullable: true });
+export const AsOf = {
+  as_of: Type.String({
+    format: "date-time",
+    description: "The response includes every order that was counted before this time",
+    example: "2024-12-13T10:00:00.000Z",
+  }),
+};
+/** @returns the field `as_of` of a response whose read began at `ms` */
+export const asOf = (ms: number) => ({ as_of: new Date(ms).toISOString() });
+/** The named schemas of all responses, filled by `operation`. */
+export const schemas: Record<string, TSchema> = {};
 
-interface Operation {
-  summary: string;
-  description?: string;
-  tag: string;
-  /** Whether it answers without a key. */
-  open?: boolean;
-  parameters?: Parameter[];
-  /** The successful answer: its schema and an example. */
-  schema: Schema;
-  example: unknown;
-  /** Status codes of the problems it may answer. */
-  problems?: number[];
-  contentType?: string;
-}
-
-interface Parameter {
-  name: string;
-  in: "path" | "query" | "header";
-  description: string;
-  required: boolean;
-  schema: Schema;
-  example?: unknown;
-}
+schemas.Problem = Type.Object({
+  type: Type.String(),
+  title: Type.String(),
+  status: Type.Integer(),
+  detail: Type.String({ description: "The cause, and what to do" }),
+});
 
 const PROBLEMS: Record<number, string> = {
   400: "The request cannot be parsed",
-  401: "API_KEY is set and the request has no or a wrong `Authorization`",
-  410: "The listing is no longer kept: begin again without a cursor",
-  422: "A parameter is not valid; `detail` says which and why",
-  503: "The store or the queue cannot be reached just now",
+  401: "API_KEY is set, and the `Authorization` header is missing or wrong",
+  409: "The Redis key of the user holds data of another program",
+  422: "A parameter is invalid. `detail` has the reason",
+  503: "The store is temporarily unavailable, or too many streams are open",
 };
 
-export const PROBLEM_SCHEMA = object({
-  type: { type: "string" },
-  title: { type: "string" },
-  status: { type: "integer" },
-  detail: { type: "string", description: "What a person can do about it" },
-});
+interface Operation {
+  description?: string;
+  /** Name of the response schema, for generated clients. Absent for text. */
+  name?: string;
+  response: TSchema;
+  contentType?: string;
+  /** Status codes of the problems that the route can respond with. */
+  problems?: number[];
+  /** Describes a 503 with the same schema as the 200. */
+  unavailable?: string;
+  /** The route does not require the API key. */
+  isPublic?: boolean;
+}
 
-/** A route's `detail`. */
-export function operation({
-  summary,
-  description,
-  tag,
-  open = false,
-  parameters = [],
-  schema,
-  example,
-  problems = [],
-  contentType,
-}: Operation) {
-  const content = { [contentType ?? "application/json"]: { schema, example } };
+/** Adds the response schema to `schemas`. @returns the `detail` of a route. Its parameters are documented by `params` and `query` */
+export function operation(tag: string, summary: string, route: Operation) {
+  const {
+    description,
+    name,
+    response,
+    contentType = "application/json",
+    problems = [],
+    unavailable,
+    isPublic = false,
+  } = route;
+  if (name) schemas[name] = response;
+  const schema = name ? reference(name) : response;
+  const content = { [contentType]: { schema, example: exampleOf(response) } };
+  const errors = [...(isPublic ? [] : [401]), ...problems].map((status) => [status, problemResponse(status)]);
   return {
     summary,
     ...(description && { description }),
     tags: [tag],
-    security: open ? [] : [{ key: [] }],
-    // biome-ignore lint/suspicious/noExplicitAny: the plugin's types know fewer schemas than the specification
-    parameters: parameters as any,
+    security: isPublic ? [] : [{ key: [] }],
     responses: {
       200: { description: "OK", content },
-      ...Object.fromEntries([...(open ? [] : [401]), ...problems].map((status) => [status, problem(status)])),
-    },
+      ...(unavailable && { 503: { description: unavailable, content } }),
+      ...Object.fromEntries(errors),
+      // biome-ignore lint/suspicious/noExplicitAny: the types of the plugin do not cover all schemas of the specification
+    } as any,
   };
 }
 
-function problem(status: number) {
-  const schema = { $ref: "#/components/schemas/Problem" };
-  return { description: PROBLEMS[status] ?? "", content: { "application/problem+json": { schema } } };
+const problemResponse = (status: number) => ({
+  description: PROBLEMS[status] ?? "",
+  content: { "application/problem+json": { schema: reference("Problem") } },
+});
+
+const reference = (name: string) => ({ $ref: `#/components/schemas/${name}` });
+
+function exampleOf(schema: TSchema): unknown {
+  const { properties, items, example } = schema as { properties?: TProperties; items?: TSchema; example?: unknown };
+  if (properties) return Object.fromEntries(Object.entries(properties).map(([name, each]) => [name, exampleOf(each)]));
+  return items ? [exampleOf(items)] : example;
 }
-
-/** An object schema whose properties are all required. */
-export function object(properties: Record<string, Schema>) {
-  return { type: "object" as const, properties, required: Object.keys(properties) };
-}
-
-export const COUNT = { type: "integer", minimum: 0 };
-export const AMOUNT = { type: "number", minimum: 0, description: "Exact to the cent, at most two decimals" };
-
-/** When the read of an answer began: every order counted before that is in it. */
-export const asOf = (ms: number) => ({ as_of: new Date(ms).toISOString() });
-export const AS_OF = {
-  as_of: {
-    type: "string",
-    format: "date-time",
-    description: "Every order counted before this moment is in the answer",
-  },
-};

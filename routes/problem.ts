@@ -1,8 +1,9 @@
 import { STATUS_CODES } from "node:http";
 import type { ErrorHandler } from "elysia";
 import type { Log } from "../log.ts";
+import { ForeignKeyError } from "../store/store.ts";
 
-/** An answer that is an error, RFC 9457; `detail` tells a person what to do. */
+/** An error response (RFC 9457). `detail` has the cause and what to do. */
 export class Problem extends Error {
   constructor(
     readonly status: number,
@@ -13,16 +14,26 @@ export class Problem extends Error {
   }
 }
 
-/** What the store answers; a store that cannot be read is a 503 and not an error of ours. */
-export async function fromStore<T>(answer: Promise<T>): Promise<T> {
+/**
+ * @returns the result of a read of the store
+ * @throws a `Problem` with status 409 for a key of another program, and 503 for any other error
+ */
+export async function fromStore<T>(read: Promise<T>): Promise<T> {
   try {
-    return await answer;
+    return await read;
   } catch (cause) {
-    throw new Problem(503, "The store cannot be read just now: try again in a few seconds", { cause });
+    if (cause instanceof ForeignKeyError) throw new Problem(409, cause.message, { cause });
+    throw new Problem(503, "The store is unavailable. Try again in a few seconds", { cause });
   }
 }
 
-/** The id that Elysia has decoded from the path; it turns a broken escape into U+FFFD, which would be another id. */
+/**
+ * Checks the encoding of an id, because Elysia decodes invalid escapes to U+FFFD, which would be another id.
+ *
+ * @param id as decoded by Elysia
+ * @returns the id
+ * @throws a `Problem` with status 400
+ */
 export function decodeId(id: string, path: string): string {
   try {
     if (path.includes("%")) decodeURIComponent(path);
@@ -39,64 +50,63 @@ interface Route {
 
 type Set = Parameters<ErrorHandler>[0]["set"];
 
-/** Writes a problem; the one place that gives errors their form. */
-export function answerProblem(set: Set, status: number, detail: string) {
+/** Sets the status and the headers of an error response. @returns its body */
+function sendProblem(set: Set, status: number, detail: string) {
   set.status = status;
   set.headers["content-type"] = PROBLEM_TYPE;
   if (status === 401) set.headers["www-authenticate"] ??= "Bearer";
   if (status === 503) set.headers["retry-after"] = "2";
-  return problemOf(status, detail);
+  return problemBody(status, detail);
 }
 
 const BASIC = 'Basic realm="order statistics", charset="UTF-8"';
 export const PROBLEM_TYPE = "application/problem+json";
 
-/** The body of a problem. */
-export function problemOf(status: number, detail: string): string {
+/** @returns the JSON body of an error response */
+export function problemBody(status: number, detail: string): string {
   return JSON.stringify({ type: "about:blank", title: STATUS_CODES[status], status, detail });
 }
 
 /**
- * The one table of errors. What is not in it is ours: logged for the operator, never shown. `advice` ends the sentence
- * for those who ask for what is not there.
+ * @returns the handler that converts errors to responses. Errors that are not listed are bugs: they are logged, and the response
+ *   has no details
  */
-export function errorTable(log: Log, routes: () => readonly Route[], advice: string): ErrorHandler {
+export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandler {
   return ({ code, error, set, path, request }) => {
     if (error instanceof Problem) {
-      // For people: their browser asks for the key, as anybody's password, and sends it from then on. It knows one
-      // challenge a header line, and Bearer is none of them.
+      // With Basic, a browser asks the user for the key as a password. Browsers do not support Bearer.
       if (error.status === 401 && request.headers.get("accept")?.includes("text/html"))
         set.headers["www-authenticate"] = BASIC;
       if (error.status >= 500) log.warn({ event: "request_failed", path, reason: String(error.cause) });
-      return answerProblem(set, error.status, error.message);
+      return sendProblem(set, error.status, error.message);
     }
     switch (code) {
       case "VALIDATION":
-        return answerProblem(set, 422, error.message);
+        return sendProblem(set, 422, error.message);
       case "PARSE":
       case "INVALID_COOKIE_SIGNATURE":
-        return answerProblem(set, 400, "The request cannot be parsed");
+        return sendProblem(set, 400, "The request cannot be parsed");
       case "NOT_FOUND":
-        return answerUnknownRoute(set, routes(), request.method, path, advice);
+        return sendUnknownRoute(set, routes(), request.method, path);
       default:
         log.error({ event: "request_failed", path, error });
-        return answerProblem(set, 500, "Something went wrong on our side; the log of the service says what");
+        return sendProblem(set, 500, "Internal error. The log of the service has the details");
     }
   };
 }
 
-function answerUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string, advice: string) {
-  const fitting = routes.filter((route) => matches(route.path, path));
-  const allowed = [...new Set(fitting.map((route) => route.method))];
-  if (allowed.length === 0) return answerProblem(set, 404, `There is nothing at ${path}: ${advice}`);
+function sendUnknownRoute(set: Set, routes: readonly Route[], method: string, path: string) {
+  const matching = routes.filter((route) => matches(route.path, path));
+  const allowed = [...new Set(matching.map((route) => route.method))];
+  if (allowed.length === 0) return sendProblem(set, 404, `${path} does not exist. See /docs`);
   set.headers.allow = allowed.join(", ");
-  return answerProblem(set, 405, `${method} is not possible here, only ${allowed.join(", ")}`);
+  return sendProblem(set, 405, `${method} is not allowed, only ${allowed.join(", ")}`);
 }
 
 function matches(pattern: string, path: string): boolean {
-  const parts = path.split("/");
+  const segments = path.split("/");
   const expected = pattern.split("/");
-  const fits = (part: string, index: number) =>
-    expected[index]?.startsWith(":") ? part !== "" : part === expected[index];
-  return parts.length === expected.length && parts.every(fits);
+  const isMatch = (segment: string, index: number) =>
+    expected[index]?.startsWith(":") ? segment !== "" : segment === expected[index];
+  return segments.length === expected.length && segments.every(isMatch);
 }

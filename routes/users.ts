@@ -1,24 +1,19 @@
 import { Elysia, t } from "elysia";
-import { createListings } from "../store/listing.ts";
-import { boardOf, boardsOf, dayOf, PERIODS, type Period } from "../store/periods.ts";
-import type { Reads } from "../store/share.ts";
-import type { UserTotals, WholeStore } from "../store/store.ts";
+import Type from "typebox";
+import { dayOf, describePeriod, leaderboardOf, leaderboardOn, PERIODS } from "../store/periods.ts";
+import type { Reads } from "../store/single-flight.ts";
+import type { FullStore, UserTotals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
-import { unlessKnown } from "./etag.ts";
-import { AMOUNT, AS_OF, asOf, COUNT, object, operation } from "./openapi.ts";
+import { Amount, AsOf, asOf, Count, Day, OneOf, operation, Text } from "./openapi.ts";
 import { decodeId, fromStore, Problem } from "./problem.ts";
+import { acceptedFormat, createUserStreams, FORMATS } from "./user-stream.ts";
 
-const FORMS: Record<Period, string> = {
-  d: "a date, YYYY-MM-DD",
-  w: "an ISO week, YYYY-WW or YYYY-Www",
-  m: "a month, YYYY-MM",
-  y: "a year, YYYY",
-};
+const PERIOD_NAMES = PERIODS.map((period) => `${period} (${describePeriod(period).name})`).join(", ");
+const DATE_FORMS = PERIODS.map((period) => `${period}: ${describePeriod(period).form}`).join("; ");
 
-/** What users ordered and spent, and who spent most. */
-export function userRoutes({ reads, store }: { reads: Reads; store: WholeStore }) {
-  const listings = createListings(store);
-  const begin = async () => ({ ...(await fromStore(listings.begin())), offset: 0 });
+/** @returns the routes of users and leaderboards */
+export function userRoutes({ reads, store }: { reads: Reads; store: FullStore }) {
+  const streamUsers = createUserStreams(store);
   return new Elysia({ name: "users" })
     .get(
       "/users/:user_id/stats",
@@ -27,76 +22,54 @@ export function userRoutes({ reads, store }: { reads: Reads; store: WholeStore }
         const { value, asOfMs } = await fromStore(reads.user(userId));
         return { ...toUserStats({ userId, ...value }), ...asOf(asOfMs) };
       },
-      { detail: userDetail },
+      {
+        params: t.Object({ user_id: t.String({ description: "Percent-encode reserved characters" }) }),
+        detail: userDetail,
+      },
     )
     .get(
       "/top-users",
-      async ({ query: { period, date, n }, headers, set }) => {
-        const board = date === undefined ? boardOfToday(period) : boardOf(period, date);
-        if (!board) throw new Problem(422, `With period=${period}, date must be ${FORMS[period]}: got "${date}"`);
+      async ({ query: { period, date, n } }) => {
+        const board = date === undefined ? leaderboardOn(period, dayOf(Date.now())) : leaderboardOf(period, date);
+        if (!board)
+          throw new Problem(422, `With period=${period}, date must be ${describePeriod(period).form}: got "${date}"`);
         const { value, asOfMs } = await fromStore(reads.top(board, Number(n)));
-        const body = { period, date: board.slice(2), top_users: value.map(toUserStats) };
-        return unlessKnown(headers, set, body, asOf(asOfMs));
+        return { period, date: board.slice(2), top_users: value.map(toUserStats), ...asOf(asOfMs) };
       },
       {
         query: t.Object({
           period: t.UnionEnum(PERIODS, {
-            error: "period must be d (day), w (ISO week), m (month) or y (year)",
+            error: () => `period must be one of ${PERIOD_NAMES}`,
             default: undefined,
+            description: `${PERIOD_NAMES}, in UTC`,
           }),
-          date: t.Optional(t.String()),
-          n: upTo1000("n", "10"),
+          date: t.Optional(t.String({ description: `${DATE_FORMS}. Default: the current date` })),
+          // A string with a pattern, because a number would also accept 0x10, 1e2 and " 5".
+          n: t.Optional(
+            t.String({
+              pattern: "^([1-9]\\d{0,2}|1000)$",
+              default: "10",
+              error: () => "n must be an integer from 1 to 1000",
+              description: "Number of users",
+            }),
+          ),
         }),
         detail: topDetail,
       },
     )
-    .get(
-      "/users",
-      async ({ query: { limit, cursor } }) => {
-        const { id, asOfMs, users, offset } = cursor !== undefined ? readCursor(cursor) : await begin();
-        const page = await fromStore(listings.page(id, offset, Number(limit)));
-        if (!page) throw new Problem(410, "This listing is no longer kept: begin again without a cursor");
-        const next = offset + page.users.length;
-        return {
-          ...asOf(asOfMs),
-          total_users: users,
-          users: page.users.map(toUserStats),
-          next_cursor: next < users ? toCursor({ id, asOfMs, users, offset: next }) : null,
-        };
-      },
-      {
-        query: t.Object({
-          sort: t.UnionEnum(["spend"], { error: "sort must be spend", default: "spend" }),
-          limit: upTo1000("limit", "100"),
-          cursor: t.Optional(t.String()),
-        }),
-        detail: listDetail,
-      },
-    );
+    .get("/users", ({ query: { format }, headers }) => streamUsers(format ?? acceptedFormat(headers.accept)), {
+      query: t.Object({
+        format: t.Optional(
+          t.UnionEnum(FORMATS, {
+            error: () => "format must be ndjson or csv",
+            default: undefined,
+            description: "Overrides the Accept header",
+          }),
+        ),
+      }),
+      detail: listDetail,
+    });
 }
-
-/** As text: a number would also be taken as 0x10, 1e2 or " 5". */
-const upTo1000 = (name: string, fallback: string) =>
-  t.String({
-    pattern: "^([1-9]\\d{0,2}|1000)$",
-    default: fallback,
-    error: `${name} must be an integer from 1 to 1000`,
-  });
-
-/** Where a page begins, and of which listing. Opaque to clients; whoever makes one up gets an empty page or a 410. */
-type Cursor = { id: string; asOfMs: number; users: number; offset: number };
-
-const toCursor = ({ id, asOfMs, users, offset }: Cursor) =>
-  Buffer.from(`${asOfMs} ${users} ${offset} ${id}`).toString("base64url");
-
-function readCursor(cursor: string): Cursor {
-  const text = Buffer.from(cursor, "base64url").toString();
-  const [, asOfMs, users, offset, id] = /^(\d{13}) (\d{1,15}) (\d{1,15}) (\S+)$/.exec(text) ?? [];
-  if (!id) throw new Problem(422, "cursor must be the next_cursor of an earlier page");
-  return { id, asOfMs: Number(asOfMs), users: Number(users), offset: Number(offset) };
-}
-
-const boardOfToday = (period: Period) => boardsOf(dayOf(Date.now()))[PERIODS.indexOf(period)];
 
 const toUserStats = ({ userId, orders, cents }: UserTotals) => ({
   user_id: userId,
@@ -104,111 +77,27 @@ const toUserStats = ({ userId, orders, cents }: UserTotals) => ({
   total_spend: toAmount(cents),
 });
 
-const USER = object({ user_id: { type: "string" }, order_count: COUNT, total_spend: AMOUNT });
-
-const userDetail = operation({
-  tag: "users",
-  summary: "What one user ordered and spent",
-  description: "Zeros for a user without orders.",
-  parameters: [
-    {
-      name: "user_id",
-      in: "path",
-      required: true,
-      description: "Percent-encoded where it holds reserved characters",
-      schema: { type: "string" },
-      example: "U5678",
-    },
-  ],
-  schema: object({ ...USER.properties, ...AS_OF }),
-  example: { user_id: "U5678", order_count: 25, total_spend: 3200.75, as_of: "2024-12-13T10:00:00.000Z" },
-  problems: [400, 503],
+const User = Type.Object({ user_id: Text("U5678"), order_count: Count, total_spend: Amount });
+const UserStats = Type.Object({ ...User.properties, ...AsOf });
+const TopUsers = Type.Object({ period: OneOf(PERIODS), date: Day, top_users: Type.Array(User), ...AsOf });
+const userDetail = operation("users", "Number of orders and total spend of one user", {
+  name: "UserStats",
+  description: "All values are 0 for a user without orders.",
+  response: UserStats,
+  problems: [400, 409, 503],
 });
-
-const topDetail = operation({
-  tag: "users",
-  summary: "Who spent most in a day, ISO week, month or year",
-  description: "Most spend first; equal spend in the byte order of the user ids.",
-  parameters: [
-    {
-      name: "period",
-      in: "query",
-      required: true,
-      description: "Day, ISO week, month or year, in UTC",
-      schema: { type: "string", enum: [...PERIODS] },
-      example: "w",
-    },
-    {
-      name: "date",
-      in: "query",
-      required: false,
-      description: `${PERIODS.map((period) => `${period}: ${FORMS[period]}`).join("; ")}. The current one by default`,
-      schema: { type: "string" },
-      example: "2024-50",
-    },
-    {
-      name: "n",
-      in: "query",
-      required: false,
-      description: "How many users",
-      schema: { type: "integer", minimum: 1, maximum: 1000, default: 10 },
-    },
-  ],
-  schema: object({
-    period: { type: "string" },
-    date: { type: "string" },
-    top_users: { type: "array", items: USER },
-    ...AS_OF,
-  }),
-  example: {
-    period: "w",
-    date: "2024-W50",
-    top_users: [{ user_id: "U5678", order_count: 25, total_spend: 3200.75 }],
-    as_of: "2024-12-13T10:00:00.000Z",
-  },
+const topDetail = operation("users", "Users with the highest spend in a day, ISO week, month or year", {
+  name: "TopUsers",
+  description: "Highest spend first. Users with equal spend are sorted by the bytes of their ids.",
+  response: TopUsers,
   problems: [422, 503],
 });
-
-const listDetail = operation({
-  tag: "users",
-  summary: "All users, most spend first, in pages",
+const listDetail = operation("users", "All users with their number of orders and total spend", {
   description:
-    "The pages of one listing show one moment: while orders arrive they neither skip a user nor repeat one. A listing is " +
-    "kept for 15 minutes. Beginning one reads every user, some seconds for a million of them.",
-  parameters: [
-    {
-      name: "sort",
-      in: "query",
-      required: false,
-      description: "Most spend first; equal spend in the byte order of the user ids",
-      schema: { type: "string", enum: ["spend"], default: "spend" },
-    },
-    {
-      name: "limit",
-      in: "query",
-      required: false,
-      description: "Users on a page",
-      schema: { type: "integer", minimum: 1, maximum: 1000, default: 100 },
-    },
-    {
-      name: "cursor",
-      in: "query",
-      required: false,
-      description: "`next_cursor` of the page before; without it a listing begins",
-      schema: { type: "string" },
-    },
-  ],
-  schema: object({
-    ...AS_OF,
-    total_users: COUNT,
-    users: { type: "array", items: USER },
-    next_cursor: { type: "string", nullable: true, description: "Null on the last page" },
-  }),
-  example: {
-    as_of: "2024-12-13T10:00:00.000Z",
-    total_users: 2,
-    users: [{ user_id: "U5678", order_count: 25, total_spend: 3200.75 }],
-    next_cursor: "MTczNDA4NDAwMDAwMCAyIDEgbDE",
-  },
-  problems: [410, 422, 503],
+    "Every user once, in no particular order, streamed as one JSON object per line, or as CSV with `?format=csv` or " +
+    "`Accept: text/csv`. Orders that are counted during the request may or may not be included. At most two requests at a " +
+    "time. For a ranking, see /top-users.",
+  contentType: "application/x-ndjson",
+  response: Text('{"user_id":"U5678","order_count":25,"total_spend":3200.75}\n'),
+  problems: [422, 503],
 });

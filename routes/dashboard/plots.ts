@@ -4,21 +4,21 @@ const color = (name: string) => () => getComputedStyle(document.body).getPropert
 const plots: uPlot[] = [];
 
 export interface Plot {
-  /** Times in seconds since the epoch, and a value or a gap for each; `text` says the same in words. */
+  /** Shows times in seconds since the epoch, each with a value or null for a gap. `text` describes them to screen readers. */
   show(times: number[], values: (number | null)[], text: string): void;
 }
 
-interface Look {
+interface PlotOptions {
   name: string;
   kind: "live" | "days";
   format: (value: number) => string;
 }
 
 const DAY = 86_400;
-/** Seconds that the live plot shows: as much as a process remembers. */
+/** Time range of the live plot: as long as a process keeps samples. */
 export const LIVE_SECONDS = 300;
 
-/** What the two kinds of plot do not share. Days are UTC; what just happened is on the reader's own clock. */
+/** Options that differ between the two kinds of plot. Days are in UTC, the times of the live plot in the local time zone. */
 const KINDS = {
   live: {
     range: (_: uPlot, __: number, max: number): [number, number] => [max - LIVE_SECONDS, max],
@@ -34,7 +34,7 @@ const KINDS = {
     series: { fill: color("fill"), width: 2 },
   },
   days: {
-    // Half a day on both sides, or the first and the last bar would be cut.
+    // Somewhat more than half a day on both sides, so that the first and the last bar are not cut off.
     range: (_: uPlot, min: number, max: number): [number, number] => [min - 0.6 * DAY, max + 0.6 * DAY],
     incrs: [1, 2, 7, 14, 30, 90].map((days) => days * DAY),
     label: "Day",
@@ -48,8 +48,8 @@ const KINDS = {
   },
 };
 
-/** Draws into the element `id`, in its size and in the colours of the page's theme. Plots of days share their cursor. */
-export function createPlot(id: string, { name, kind, format }: Look): Plot {
+/** Creates a plot in the element `id`, with its size and the colors of the theme. Plots of the same kind share their cursor. */
+export function createPlot(id: string, { name, kind, format }: PlotOptions): Plot {
   const element = document.getElementById(id) as HTMLElement;
   const { range, incrs, label, time, moment, series } = KINDS[kind];
   const axis = { stroke: color("dim"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false } };
@@ -61,7 +61,7 @@ export function createPlot(id: string, { name, kind, format }: Look): Plot {
       scales: { x: { range }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
       axes: [
         { ...axis, size: 30, space: 60, incrs, values: (_, splits) => splits.map((at) => time.format(at * 1000)) },
-        { ...axis, size: 58, values: (_, splits) => splits.map((value) => shortly.format(value)) },
+        { ...axis, size: 58, values: (_, splits) => splits.map((value) => compact.format(value)) },
       ],
       series: [
         { label, value: (_, at) => (at === null ? "" : moment.format(at * 1000)) },
@@ -73,7 +73,7 @@ export function createPlot(id: string, { name, kind, format }: Look): Plot {
           value: (_, value) => (value === null ? "–" : format(value)),
         },
       ],
-      // Ticks at midnight in UTC, and at whole minutes everywhere.
+      // Places the ticks of days at midnight UTC; whole minutes are the same in every time zone.
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     },
     [[], []],
@@ -89,7 +89,7 @@ export function createPlot(id: string, { name, kind, format }: Look): Plot {
   };
 }
 
-const shortly = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const plot of plots) plot.redraw(false);

@@ -1,0 +1,209 @@
+import type { App } from "../app.ts";
+import { amount, byId, cell, clock, fill, integer, make, number, read, row, show, signed } from "./dom.ts";
+import { createPlot } from "./plots.ts";
+
+type Routes = App["~Routes"];
+type Daily = Routes["stats"]["daily"]["get"]["response"][200];
+type Top = Routes["top-users"]["get"]["response"][200];
+type Recent = Routes["orders"]["recent"]["get"]["response"][200];
+type User = Routes["users"][":user_id"]["stats"]["get"]["response"][200];
+type Order = Routes["orders"][":order_id"]["get"]["response"][200];
+
+/**
+ * @param note id of the element that shows what `render` returns, or the error
+ * @returns a function that loads and renders. If it is called again before a load has finished, the older result is dropped
+ */
+function latest<T>(note: string, load: () => Promise<T>, render: (result: T) => string | undefined) {
+  let calls = 0;
+  return async () => {
+    const call = ++calls;
+    const element = byId(note);
+    try {
+      const result = await load();
+      if (call !== calls) return;
+      const text = render(result);
+      element.hidden = text === undefined;
+      element.className = "note";
+      element.textContent = text ?? "";
+    } catch (error) {
+      if (call !== calls) return;
+      element.hidden = false;
+      element.className = "note bad";
+      element.textContent = (error as Error).message;
+    }
+  };
+}
+
+const range = byId("range") as HTMLFormElement;
+const dateOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+const input = (name: string) => range.elements.namedItem(name) as HTMLInputElement;
+
+/** Sets the dates to the chosen number of days until today, also after midnight. Dates entered by hand are kept. */
+function setRange() {
+  const { value } = range.elements.namedItem("days") as RadioNodeList;
+  if (!value) return;
+  input("from").value = dateOf(Date.now() - (Number(value) - 1) * 86_400_000);
+  input("to").value = dateOf(Date.now());
+}
+
+const plots = {
+  revenue: createPlot("revenue-days", {
+    name: "Revenue",
+    kind: "days",
+    format: (value) => amount.format(value),
+  }),
+  orders: createPlot("orders-days", {
+    name: "Orders",
+    kind: "days",
+    format: (value) => integer.format(value),
+  }),
+};
+
+const loadDays = latest(
+  "days-note",
+  () => {
+    setRange();
+    return read<Daily>(`stats/daily?${new URLSearchParams({ from: input("from").value, to: input("to").value })}`);
+  },
+  ({ days, from, to }) => {
+    const times = days.map(({ date }) => Date.parse(date) / 1000);
+    const revenue = days.reduce((sum, day) => sum + day.total_revenue, 0);
+    const orders = days.reduce((sum, day) => sum + day.total_orders, 0);
+    plots.revenue.show(
+      times,
+      days.map((day) => day.total_revenue),
+      `Revenue by day, ${from} to ${to}: ${amount.format(revenue)} in total`,
+    );
+    plots.orders.show(
+      times,
+      days.map((day) => day.total_orders),
+      `Orders by day, ${from} to ${to}: ${integer.format(orders)} in total`,
+    );
+    show("revenue-sum", amount.format(revenue));
+    show("orders-sum", integer.format(orders));
+    const rows = [...days]
+      .reverse()
+      .map((day) =>
+        row(cell(day.date), number(integer.format(day.total_orders)), number(amount.format(day.total_revenue))),
+      );
+    fill("days-table", rows);
+    return orders === 0 ? "No orders in this range" : undefined;
+  },
+);
+
+const period = () => new FormData(byId("period") as HTMLFormElement).get("period");
+
+const loadTop = latest(
+  "top-note",
+  () => read<Top>(`top-users?n=10&period=${period()}`),
+  ({ date, top_users }) => {
+    show("top-date", date);
+    const rows = top_users.map(({ user_id, order_count, total_spend }, index) => {
+      const button = make("button", "link", user_id);
+      button.onclick = () => {
+        (byId("find-user") as HTMLFormElement).querySelector("input")?.setAttribute("value", user_id);
+        findUser(user_id);
+      };
+      return row(
+        number(`${index + 1}`),
+        cell(button, "id"),
+        number(integer.format(order_count)),
+        number(amount.format(total_spend)),
+      );
+    });
+    fill("top", rows);
+    return top_users.length === 0 ? "No orders in this period" : undefined;
+  },
+);
+
+const timeOf = (at: string) => {
+  const time = make("time", "", clock.format(new Date(at)));
+  time.setAttribute("datetime", at);
+  time.title = at;
+  return cell(time, "time");
+};
+const loadCorrected = latest(
+  "corrected-note",
+  () => read<Recent>("orders/recent?outcome=corrected"),
+  ({ orders }) => {
+    const rows = orders.map(({ at, order_id, user_id, declared, computed, difference }) => {
+      const order = cell(order_id ?? "–", "id");
+      order.title = `user ${user_id}`;
+      return row(
+        timeOf(at),
+        order,
+        number(amount.format(declared ?? 0)),
+        number(amount.format(computed ?? 0)),
+        number(signed.format(difference ?? 0)),
+      );
+    });
+    fill("corrected", rows);
+    return orders.length === 0 ? "No corrected orders yet" : undefined;
+  },
+);
+
+const loadRejected = latest(
+  "rejected-note",
+  () => read<Recent>("orders/recent?outcome=rejected"),
+  ({ orders }) => {
+    const rows = orders.map(({ at, order_id, message_id, reason, errors = [] }) => {
+      const order = cell(order_id ?? `message ${message_id}`, "id");
+      order.title = `message ${message_id}`;
+      const details = errors.map(({ path, message }) => make("div", "", make("code", "", path || "/"), ` ${message}`));
+      return row(timeOf(at), order, cell(reason ?? ""), cell(make("div", "", ...details)));
+    });
+    fill("rejected", rows);
+    return orders.length === 0 ? "No rejected orders yet" : undefined;
+  },
+);
+
+let shownUser = "";
+const loadUser = latest(
+  "user",
+  () => read<User>(`users/${encodeURIComponent(shownUser)}/stats`),
+  ({ user_id, order_count, total_spend }) =>
+    order_count === 0
+      ? `${user_id} has no orders`
+      : `${user_id}: ${integer.format(order_count)} orders, ${amount.format(total_spend)} spent, ${amount.format(total_spend / order_count)} per order`,
+);
+
+function findUser(id: string) {
+  shownUser = id;
+  void loadUser();
+}
+
+let shownOrder = "";
+const loadOrder = latest(
+  "order",
+  () => read<Order>(`orders/${encodeURIComponent(shownOrder)}`),
+  ({ order_id, state, window_days }) =>
+    state === "counted" ? `${order_id} was counted` : `${order_id} was not counted within the last ${window_days} days`,
+);
+
+/** Calls `find` with the id of the form when it is submitted. */
+function onSubmit(form: string, find: (id: string) => void) {
+  byId(form).onsubmit = (event) => {
+    event.preventDefault();
+    find(`${new FormData(event.target as HTMLFormElement).get("id")}`);
+  };
+}
+
+onSubmit("find-user", findUser);
+onSubmit("find-order", (id) => {
+  shownOrder = id;
+  void loadOrder();
+});
+byId("period").onchange = loadTop;
+range.onsubmit = (event) => event.preventDefault();
+range.onchange = ({ target }) => {
+  const { type } = target as HTMLInputElement;
+  if (type === "date")
+    for (const radio of range.querySelectorAll<HTMLInputElement>("[type=radio]")) radio.checked = false;
+  if (range.checkValidity()) void loadDays();
+};
+
+/** Loads all tables, and the user that was found last. */
+export function loadTables() {
+  for (const load of [loadDays, loadTop, loadCorrected, loadRejected]) void load();
+  if (shownUser) void loadUser();
+}

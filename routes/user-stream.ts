@@ -1,0 +1,81 @@
+import { setImmediate } from "node:timers/promises";
+import type { FullStore, UserTotals } from "../store/store.ts";
+import { toAmount } from "./amount.ts";
+import { csvRow } from "./csv.ts";
+import { Problem } from "./problem.ts";
+
+export const FORMATS = ["ndjson", "csv"] as const;
+type Format = (typeof FORMATS)[number];
+
+/** Each stream reads all users from the store. Two streams do not delay orders. */
+const MAX_STREAMS = 2;
+/** A client that has not read for this long is disconnected, because it blocks one of the streams. */
+const STALLED_MS = 60_000;
+
+/** @returns `csv` if the Accept header contains text/csv, otherwise `ndjson` */
+export const acceptedFormat = (accept: string | undefined): Format => (accept?.includes("text/csv") ? "csv" : "ndjson");
+
+const CONTENT_TYPES = { ndjson: "application/x-ndjson", csv: "text/csv; charset=utf-8; header=present" };
+const HEADERS = { ndjson: "", csv: csvRow(["user_id", "order_count", "total_spend"]) };
+const ROWS: Record<Format, (user: UserTotals) => string> = {
+  ndjson: ({ userId, orders, cents }) =>
+    `${JSON.stringify({ user_id: userId, order_count: orders, total_spend: toAmount(cents) })}\n`,
+  csv: ({ userId, orders, cents }) => csvRow([userId, orders, toAmount(cents)]),
+};
+
+/**
+ * @returns a function that returns all users as a streamed response. A page is read from the store when the client has read the
+ *   page before. Throws a `Problem` with status 503 while `MAX_STREAMS` streams are open
+ */
+export function createUserStreams(store: Pick<FullStore, "users">) {
+  let open = 0;
+
+  return (format: Format): Response => {
+    if (open >= MAX_STREAMS)
+      throw new Problem(503, `${MAX_STREAMS} lists of users are being read, which is the limit. Try again later`);
+    open++;
+    const pages = store.users()[Symbol.asyncIterator]();
+    let stalled: NodeJS.Timeout | undefined;
+    let end = () => {
+      end = () => {};
+      clearTimeout(stalled);
+      open--;
+      void pages.return?.();
+    };
+    const encoder = new TextEncoder();
+    const stream = new ReadableStream<Uint8Array>(
+      {
+        start: (controller) => controller.enqueue(encoder.encode(HEADERS[format])),
+        async pull(controller) {
+          clearTimeout(stalled);
+          try {
+            const { done, value: users = [] } = await pages.next();
+            await setImmediate(); // Let other requests run between pages.
+            if (done) {
+              end();
+              return controller.close();
+            }
+            controller.enqueue(encoder.encode(users.map(ROWS[format]).join("")));
+            stalled = setTimeout(() => {
+              end();
+              controller.error(new Error("The client stopped reading"));
+            }, STALLED_MS);
+          } catch (error) {
+            // Without the final chunk, the client detects that the list is incomplete.
+            end();
+            controller.error(error);
+          }
+        },
+        cancel: () => end(),
+      },
+      { highWaterMark: 1 },
+    );
+    return new Response(stream, {
+      headers: {
+        "content-type": CONTENT_TYPES[format],
+        "cache-control": "no-store",
+        ...(format === "csv" && { "content-disposition": 'attachment; filename="users.csv"' }),
+      },
+    });
+  };
+}
