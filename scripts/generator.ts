@@ -1,21 +1,21 @@
-/** Orders as a shop sends them, each with what it must lead to. Pure: the same options make the same messages. */
+/** Generates orders as a shop sends them, each with its expected outcome. Pure: the same options generate the same messages. */
 
 export interface GeneratorOptions {
-  /** 0 to 2^32 - 1. It is part of every order id, so that different seeds never share one. */
+  /** 0 to 2^32 - 1. Part of every order id, so that different seeds share none. */
   seed: number;
   users: number;
-  /** Percent of all messages, together at most 100. The first order cannot be a duplicate. */
+  /** Percent of all messages, together at most 100. The first order is never a duplicate. */
   mismatch: number;
   invalid: number;
   duplicates: number;
-  /** Orders fall on so many UTC days, the day of `nowMs` being the last, and none after `nowMs`. */
+  /** Number of UTC days the orders fall on. The last is the day of `nowMs`, up to `nowMs`. */
   days: number;
   nowMs: number;
-  /** What the program does with a mismatch (ON_VALUE_MISMATCH): copies of a rejected order are rejected as well. */
+  /** ON_VALUE_MISMATCH of the program. */
   onValueMismatch: "correct" | "reject";
 }
 
-/** `userId`, `day` and `cents` are the order's, whether this message adds it or is a copy; 0 cents where rejected. */
+/** A copy has the `userId`, `day` and `cents` of its order. Rejected messages have 0 cents. */
 export interface GeneratedMessage {
   body: string;
   expected: "counted" | "corrected" | "duplicate" | "rejected";
@@ -26,7 +26,7 @@ export interface GeneratedMessage {
   cents: number;
 }
 
-/** So many orders are kept to be sent again: enough for copies of old and new ones, and one memory for any number. */
+/** Number of orders that copies are drawn from: enough for old and new ones, in constant memory. */
 export const MAX_REMEMBERED = 1_000;
 
 const DAY_MS = 24 * 3600 * 1000;
@@ -35,10 +35,10 @@ const STREETS = ["Main St", "Oak Avenue", "MG Road", "Bahnhofstraße", "Rua da M
 const CITIES = ["Springfield", "Chennai", "Zürich", "São Paulo", "名古屋市", "Łódź"];
 const ZONES = { "+05:30": 330, "-08:00": -480, "+13:00": 780, "-03:30": -210 };
 
-/** Whether it adds to the sums, where it arrives before its copies. */
+/** @returns whether the message adds to the totals, provided that it arrives before its copies */
 export const isOrder = ({ expected }: GeneratedMessage) => expected === "counted" || expected === "corrected";
 
-/** Yields messages without end, one at a time. */
+/** Yields an endless sequence of messages. */
 export function* generate(options: GeneratorOptions): Generator<GeneratedMessage, never> {
   const draw = createDraw(options.seed);
   const earlier: GeneratedMessage[] = [];
@@ -54,7 +54,7 @@ export function* generate(options: GeneratorOptions): Generator<GeneratedMessage
 
 type Kind = "valid" | "mismatch" | "invalid" | "duplicate";
 
-/** One draw decides, so that every percentage is one of all messages. */
+/** A single draw, so that each percentage is one of all messages. */
 function drawKind(draw: Draw, { mismatch, invalid, duplicates }: GeneratorOptions): Kind {
   const percent = draw.fraction() * 100;
   if (percent < invalid) return "invalid";
@@ -62,7 +62,7 @@ function drawKind(draw: Draw, { mismatch, invalid, duplicates }: GeneratorOption
   return percent < invalid + duplicates + mismatch ? "mismatch" : "valid";
 }
 
-/** A copy may differ in its text, never in what it adds: SQS does not say which of the two comes first. */
+/** The body may differ, but not what the order counts for: SQS may deliver the copy first. */
 function copyOf(original: GeneratedMessage, draw: Draw): GeneratedMessage {
   const body = draw.chance(80) ? original.body : original.body.replace("{", '{"resent":true,');
   return { ...original, body, expected: "duplicate" };
@@ -71,7 +71,7 @@ function copyOf(original: GeneratedMessage, draw: Draw): GeneratedMessage {
 function createMessage(draw: Draw, options: GeneratorOptions, kind: Kind, number: number): GeneratedMessage {
   const { order, day, totalCents, declaredCents } = drawOrder(draw, options, kind === "mismatch", number);
   const known = { orderId: order.order_id, userId: order.user_id, day };
-  const body = kind === "invalid" ? draw.pick(SPOILERS)(order) : JSON.stringify(order);
+  const body = kind === "invalid" ? draw.pick(INVALID_BODIES)(order) : JSON.stringify(order);
   const rejected = kind === "invalid" || (kind === "mismatch" && options.onValueMismatch === "reject");
   if (rejected) return { ...known, body, expected: "rejected", cents: 0 };
   if (kind === "mismatch") return { ...known, body, expected: "corrected", cents: totalCents };
@@ -83,8 +83,8 @@ type OrderBody = ReturnType<typeof drawOrder>["order"];
 function drawOrder(draw: Draw, options: GeneratorOptions, mismatched: boolean, number: number) {
   const { day, timestamp } = drawTime(draw, options);
   const { items, totalCents } = drawItems(draw);
-  const declaredCents = mismatched ? drawMismatch(draw, totalCents) : drawMatch(draw, totalCents);
-  // The cube of an even draw: the first tenth of the users sends nearly half of the orders.
+  const declaredCents = drawDeclared(draw, totalCents, mismatched);
+  // The cube of a uniform draw: the first tenth of the users sends nearly half of the orders.
   const user = 1 + Math.floor(options.users * draw.fraction() ** 3);
   const order = {
     order_id: `O-${options.seed.toString(36)}-${number}`,
@@ -98,7 +98,7 @@ function drawOrder(draw: Draw, options: GeneratorOptions, mismatched: boolean, n
   return { order, day, totalCents, declaredCents };
 }
 
-/** The UTC day is drawn first and the moment within it, so that the day needs no computing back. */
+/** The UTC day is drawn before the time, so that it need not be computed from a timestamp with an offset. */
 function drawTime(draw: Draw, { days, nowMs }: GeneratorOptions): { day: string; timestamp: string } {
   const todayMs = nowMs - (nowMs % DAY_MS);
   const dayMs = todayMs - draw.below(days) * DAY_MS;
@@ -108,43 +108,38 @@ function drawTime(draw: Draw, { days, nowMs }: GeneratorOptions): { day: string;
   return { day: new Date(dayMs).toISOString().slice(0, 10), timestamp: local + zone };
 }
 
-/** Prices are drawn as integers, in 1/10000, and summed as such: the total owes nothing to the program's own sums. */
+/** Prices are integers of 1/10000, and so is their sum: the expected total does not depend on the program's arithmetic. */
 function drawItems(draw: Draw) {
   let total = 0;
   const items = Array.from({ length: 1 + draw.below(5) }, () => {
     const quantity = draw.chance(70) ? 1 : 2 + draw.below(4);
     const price = drawPrice(draw);
     total += quantity * price;
-    // The quotient of two integers, correctly rounded, prints as the very decimal.
+    // The quotient is correctly rounded, so JSON shows exactly the decimal that was drawn.
     return { product_id: `P-${1_000 + draw.below(9_000)}`, quantity, price_per_unit: price / 10_000 };
   });
   return { items, totalCents: Math.floor((total + 50) / 100) };
 }
 
-/** 1.00 to 499.99, mostly small, in 1/10000. One in ten has parts of a cent, half of those exactly half a cent. */
+/** 1.00 to 499.99, mostly small, in 1/10000. One in ten has fractions of a cent, half of those exactly half a cent. */
 function drawPrice(draw: Draw): number {
   const cents = 100 + Math.floor(49_900 * draw.fraction() ** 3);
   if (!draw.chance(10)) return cents * 100;
   return cents * 100 + (draw.chance(50) ? 50 : draw.below(100));
 }
 
-/** Senders round as they like: one in ten is a cent off, and the value it declares counts. */
-function drawMatch(draw: Draw, totalCents: number): number {
-  return draw.chance(10) ? totalCents + draw.pick([1, -1]) : totalCents;
-}
-
-/** No total is below 1.00, so each of these is more than a cent away from it and none is negative. */
-function drawMismatch(draw: Draw, total: number): number {
-  return draw.pick([total + 2, total - 2, total * 2, Math.floor(total / 2), total + 1_999, 0]);
+/** A cent off is rounding of the sender: the declared value counts. No total is below 1.00, so every mismatch is 2 cents or more. */
+function drawDeclared(draw: Draw, total: number, mismatched: boolean): number {
+  if (mismatched) return draw.pick([total + 2, total - 2, total * 2, Math.floor(total / 2), total + 1_999, 0]);
+  return draw.chance(10) ? total + draw.pick([1, -1]) : total;
 }
 
 const changed = (change: object) => (order: OrderBody) => JSON.stringify({ ...order, ...change });
-
 const changedItem = (change: object) => (order: OrderBody) =>
   JSON.stringify({ ...order, items: [{ ...order.items[0], ...change }, ...order.items.slice(1)] });
 
-/** Ways not to be an order, each against a rule of its own. `JSON.stringify` leaves out what is undefined. */
-const SPOILERS: ((order: OrderBody) => string)[] = [
+/** Bodies that are no valid orders, each by another rule. `JSON.stringify` omits what is undefined. */
+const INVALID_BODIES: ((order: OrderBody) => string)[] = [
   (order) => JSON.stringify(order).slice(0, -1),
   (order) => `order ${order.order_id}`,
   (order) => JSON.stringify([order]),
@@ -165,12 +160,11 @@ function createDraw(seed: number) {
   const fraction = createRandom(seed);
   const below = (limit: number) => Math.floor(fraction() * limit);
   const chance = (percent: number) => fraction() * 100 < percent;
-  /** Of a list that is not empty. */
   const pick = <T>(list: readonly T[]): T => list[below(list.length)] as T;
   return { fraction, below, chance, pick };
 }
 
-/** mulberry32: Math.random takes no seed, and this needs no package. Its period is 2^32 draws, 10^8 orders. */
+/** mulberry32, because Math.random has no seed. Its period is 2^32 draws, about 10^8 orders. */
 function createRandom(seed: number): () => number {
   let state = seed;
   return () => {

@@ -1,81 +1,83 @@
-/** `bun scripts/populate.ts`: sends generated orders to the queue and says what the totals grow by. */
+/** `bun scripts/populate.ts`: sends generated orders to the queue and prints what they add to the totals. */
 
 import { readConfig } from "../config.ts";
-import { openQueue, reasonOf } from "../queue/queue.ts";
+import { openQueue } from "../queue/queue.ts";
+import { describeQueueError } from "../queue/request.ts";
 import { locateQueue } from "../queue/setup.ts";
-import { type Context, createCommand, grouped, money, perSecond, type Result, type Values } from "./command.ts";
+import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
 import { generate } from "./generator.ts";
-import { addMessage, createTotals, type Sent, sendMessages } from "./sender.ts";
+import { formatCents, formatNumber, formatRate, pluralize } from "./progress.ts";
+import { type SendResult, sendMessages, totalsOf } from "./sender.ts";
 
-const PERCENT = { takes: "decimal", min: 0, max: 100, fallback: 0 } as const;
+const PERCENT = { type: "decimal", min: 0, max: 100, default: 0 } as const;
 const OPTIONS = {
-  orders: { takes: "integer", max: 100_000_000, fallback: 100, about: "messages to send, of every kind" },
-  users: { takes: "integer", max: 10_000_000, fallback: 1000, about: "to draw from; a tenth of them buys half" },
-  rate: { ...PERCENT, max: 1_000_000, about: "a second; 0 is as fast as the queue takes them" },
-  mismatch: { ...PERCENT, about: "% whose order_value is not the total of the items" },
-  invalid: { ...PERCENT, about: "% that are not valid orders" },
-  duplicates: { ...PERCENT, about: "% that are copies of an order sent earlier" },
-  days: { takes: "integer", max: 3_650, fallback: 1, about: "UTC days to spread the orders over, today the last" },
-  seed: { takes: "integer", min: 0, max: 2 ** 32 - 1, about: "for the same orders again; random where not given" },
+  orders: { type: "integer", max: 100_000_000, default: 100, help: "messages to send, of every kind" },
+  users: {
+    type: "integer",
+    max: 10_000_000,
+    default: 1000,
+    help: "number of users; a tenth of them sends half of the orders",
+  },
+  rate: { ...PERCENT, max: 1_000_000, help: "messages per second; 0 sends as fast as the queue accepts them" },
+  mismatch: { ...PERCENT, help: "% whose order_value is not the total of the items" },
+  invalid: { ...PERCENT, help: "% that are not valid orders" },
+  duplicates: { ...PERCENT, help: "% that are copies of an order sent before" },
+  days: { type: "integer", max: 3_650, default: 1, help: "UTC days to spread the orders over, ending today" },
+  seed: { type: "integer", min: 0, max: 2 ** 32 - 1, help: "seed of the random generator; random if not given" },
 } as const;
 
-export const populate = createCommand({
-  about: "Sends generated orders to the queue that `bun run start` reads and says what the totals grow by.",
+const populate = createCommand({
+  description:
+    "Sends generated orders to the queue that `bun run start` reads, and prints what they add to the totals.",
   usage: "bun scripts/populate.ts [options]",
   options: OPTIONS,
-  notes: `The same seed, options and UTC day send the same order ids again: those count as duplicates. Percentages are of
-all messages, drawn for each of them. The queue is found by the environment variables that the program reads.`,
+  notes: `The same seed, options and UTC day generate the same order ids: sent again, the orders count as duplicates. Percentages
+are of all messages, drawn for each message. The queue is found by the environment variables of the program.`,
   examples: [
     "bun scripts/populate.ts --orders 5000 --days 30",
     "bun scripts/populate.ts --orders 100000 --mismatch 5 --invalid 2 --duplicates 10",
     "bun scripts/populate.ts --orders 600 --rate 10 --seed 42 --json",
   ],
-  check({ mismatch, invalid, duplicates }) {
-    // Decimals may add up to a hair more than they should.
-    const percent = Number((mismatch + invalid + duplicates).toFixed(6));
-    return percent > 100 ? [`--mismatch, --invalid and --duplicates add up to ${percent}: at most 100`] : [];
-  },
-  settles: true,
+  finishesOnInterrupt: true,
   run,
 });
 
-async function run(options: Values<typeof OPTIONS>, { env, signal, note, progress }: Context): Promise<Result> {
-  if (env.NODE_ENV === "production") throw new Error("NODE_ENV=production: made-up orders would count as real ones");
-  const { queue: wanted, consumer } = readConfig(env);
-  const { name } = wanted;
-  const embedded = wanted.kind === "embedded" && { name, endpoint: `http://127.0.0.1:${wanted.port}`, embedded: true };
-  const queue = openQueue(await locateQueue(embedded || { ...wanted, embedded: false }));
+async function run(options: Values<typeof OPTIONS>, context: Context): Promise<CommandResult> {
+  const { env, signal, printToStderr, progress } = context;
+  // Rounded: 33.3 + 33.3 + 33.4 is a little more than 100 in floating point.
+  const percent = Number((options.mismatch + options.invalid + options.duplicates).toFixed(6));
+  if (percent > 100) throw new UsageError([`--mismatch, --invalid and --duplicates add up to ${percent}: at most 100`]);
+  if (env.NODE_ENV === "production")
+    throw new Error("NODE_ENV=production: generated orders would be counted as real ones");
+  const { queue: config, consumer } = readConfig(env);
+  const { name } = config;
+  const embedded = config.kind === "embedded" && { name, endpoint: `http://127.0.0.1:${config.port}`, embedded: true };
+  const queue = openQueue(await locateQueue(embedded || { ...config, embedded: false }));
   const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
-  void note(`Sending ${grouped(options.orders)} messages to ${queue.address.url}, seed ${seed}`);
+  await printToStderr(`Sending ${pluralize(options.orders, "message")} to ${queue.address.url}, seed ${seed}`);
   const messages = generate({ ...options, seed, nowMs: Date.now(), onValueMismatch: consumer.onValueMismatch });
-  const sent = await sendMessages(queue, messages, options, signal, progress(options.orders, "messages"));
+  const result = await sendMessages(queue, messages, options, signal, progress(options.orders, "message"));
   queue.close();
-  return report(sent, options.orders, seed);
+  return report(result, options.orders, seed);
 }
 
-/** `orders` are those that count, corrected ones included. */
-function report({ totals, seconds, uncertain, error }: Sent, wanted: number, seed: number): Result {
+function report({ totals, seconds, uncertain, error }: SendResult, wanted: number, seed: number): CommandResult {
   const { messages, cents, counted, corrected, rejected, duplicate: duplicates } = totals;
   const orders = counted + corrected;
-  const sent = messages < wanted ? `${grouped(messages)} of ${grouped(wanted)}` : grouped(messages);
-  const text = `Sent ${sent} messages in ${seconds.toFixed(1)} s (${perSecond(messages, seconds * 1000)} orders/s), seed ${seed}.
+  const sent = (messages < wanted ? `${formatNumber(messages)} of ` : "") + pluralize(wanted, "message");
+  const text = `Sent ${sent} in ${seconds.toFixed(1)} s (${formatRate(messages, seconds * 1000)} messages/s), seed ${seed}.
 The totals grow by:
-  orders      ${grouped(orders)} (${grouped(counted)} counted, ${grouped(corrected)} corrected)
-  revenue     ${money(cents)}
-  rejected    ${grouped(rejected)}
-  duplicates  ${grouped(duplicates)}`;
+  orders      ${formatNumber(orders)} (${formatNumber(counted)} counted, ${formatNumber(corrected)} corrected)
+  revenue     ${formatCents(cents)}
+  rejected    ${formatNumber(rejected)}
+  duplicates  ${formatNumber(duplicates)}`;
   const sums = { orders, revenue: cents / 100, counted, corrected, rejected, duplicates };
   const json = { seed, messages, seconds: Number(seconds.toFixed(3)), ...sums };
   if (!error) return { text, json };
-  const most = createTotals();
-  for (const message of uncertain) addMessage(most, message);
-  const more = `by up to ${most.counted + most.corrected} orders and ${money(most.cents)} more`;
-  const left = `${uncertain.length} further messages may be in the queue: the totals may grow ${more}`;
-  return {
-    text,
-    json: { ...json, uncertain: uncertain.length },
-    problems: [`Cannot send: ${reasonOf(error)}. ${left}`],
-  };
+  const most = totalsOf(uncertain);
+  const growth = `${pluralize(most.counted + most.corrected, "order")} and ${formatCents(most.cents)}`;
+  const problem = `Cannot send: ${describeQueueError(error)}. Up to ${pluralize(uncertain.length, "more message")} may be in the queue: the totals may grow by up to ${growth} more`;
+  return { text, json: { ...json, uncertain: uncertain.length }, problems: [problem] };
 }
 
-if (import.meta.main) process.exit(await populate(process.argv.slice(2), Bun.env));
+process.exit(await populate(process.argv.slice(2), Bun.env));

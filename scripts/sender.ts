@@ -1,32 +1,34 @@
-/** Sends generated messages and keeps account of what they must lead to. */
+/** Sends generated messages and adds up their expected outcomes. */
 
 import { setTimeout } from "node:timers/promises";
 import type { Queue } from "../queue/queue.ts";
 import { type GeneratedMessage, isOrder } from "./generator.ts";
 
-/** What messages lead to: how many of each outcome, and the cents of the counted and corrected ones. */
+/** The number of messages, of each expected outcome, and the cents of the counted and corrected orders. */
 export type Totals = Record<GeneratedMessage["expected"] | "messages" | "cents", number>;
 
-export interface Sent {
-  /** Of the messages that the queue confirmed, and only of those. */
+export interface SendResult {
+  /** Of the messages that the queue confirmed. */
   totals: Totals;
-  /** Their request failed: none, some or all of them may be in the queue. */
+  /** The messages of failed requests: none, some or all of them may be in the queue. */
   uncertain: GeneratedMessage[];
-  /** Why the sending ended early. */
-  error?: Error;
+  /** Why sending stopped early. */
+  error: Error | undefined;
   seconds: number;
 }
 
-/** SQS takes ten messages a request. */
+/** SQS accepts ten messages per request. */
 const BATCH_SIZE = 10;
-/** Eight batches in flight hide the network of a real queue; the embedded one is no faster with more. */
-const WAVE_SIZE = 8 * BATCH_SIZE;
-/** With a rate, orders leave at most ten times a second: even enough, without a request for each. */
-const WAVES_PER_SECOND = 10;
+/** Messages sent at the same time: eight batches hide the latency of a real queue. */
+const ROUND_SIZE = 8 * BATCH_SIZE;
+/** With a rate: even enough, and not a request for each message. */
+const ROUNDS_PER_SECOND = 10;
 
 /**
- * Sends `orders` messages, `rate` a second (0: as fast as the queue takes them; what falls behind is made up for),
- * until one fails or `signal` ends it. Failures are answered, not thrown.
+ * Sends `orders` messages, `rate` per second (0: as fast as the queue accepts them; a delay is made up for), until a request fails
+ * or `signal` aborts. `onProgress` is called with the number of messages confirmed so far.
+ *
+ * @returns what was sent, with the error of a failed request: it does not throw
  */
 export async function sendMessages(
   queue: Queue,
@@ -34,70 +36,66 @@ export async function sendMessages(
   { orders, rate }: { orders: number; rate: number },
   signal: AbortSignal,
   onProgress: (messages: number) => void,
-): Promise<Sent> {
-  const totals = createTotals();
-  const waveSize = rate > 0 ? Math.min(WAVE_SIZE, Math.ceil(rate / WAVES_PER_SECOND)) : WAVE_SIZE;
+): Promise<SendResult> {
+  const totals = totalsOf([]);
+  const roundSize = rate > 0 ? Math.min(ROUND_SIZE, Math.ceil(rate / ROUNDS_PER_SECOND)) : ROUND_SIZE;
   const startedMs = performance.now();
-  const next = () => messages.next().value;
-  let wave: Wave = { arrived: [], uncertain: [] };
-  while (totals.messages < orders && !wave.error) {
-    if (rate > 0) await pauseUntil(startedMs + (totals.messages / rate) * 1000, signal);
+  let failed: Pick<SendResult, "uncertain" | "error"> = { uncertain: [], error: undefined };
+  while (totals.messages < orders && !failed.error) {
+    const waitMs = rate > 0 ? startedMs + (totals.messages / rate) * 1000 - performance.now() : 0;
+    // Rejects only when `signal` aborts.
+    if (waitMs > 0) await setTimeout(waitMs, undefined, { signal }).catch(() => {});
     if (signal.aborted) break;
-    const size = Math.min(waveSize, orders - totals.messages);
-    wave = await sendWave(queue, Array.from({ length: size }, next));
-    addWave(totals, wave);
+    const size = Math.min(roundSize, orders - totals.messages);
+    const round = Array.from({ length: size }, () => messages.next().value);
+    const { confirmed, uncertain, error } = await sendRound(queue, round);
+    addMessages(totals, expectedOf(confirmed, uncertain));
+    failed = { uncertain, error };
     onProgress(totals.messages);
   }
-  const { uncertain, error } = wave;
-  return { totals, uncertain, ...(error && { error }), seconds: (performance.now() - startedMs) / 1000 };
+  return { totals, ...failed, seconds: (performance.now() - startedMs) / 1000 };
 }
 
-/** Totals of nothing. */
-export function createTotals(): Totals {
-  return { messages: 0, counted: 0, corrected: 0, duplicate: 0, rejected: 0, cents: 0 };
+/** @returns the totals of some messages */
+export function totalsOf(messages: GeneratedMessage[]): Totals {
+  const totals = { messages: 0, counted: 0, corrected: 0, duplicate: 0, rejected: 0, cents: 0 };
+  addMessages(totals, messages);
+  return totals;
 }
 
-/** Adds one message and what it leads to. */
-export function addMessage(totals: Totals, message: GeneratedMessage) {
-  totals.messages++;
-  totals[message.expected]++;
-  if (isOrder(message)) totals.cents += message.cents;
-}
-
-type Wave = Pick<Sent, "uncertain" | "error"> & { arrived: GeneratedMessage[] };
-
-/** Waits for every batch, so that all is known of one wave before the next. */
-async function sendWave(queue: Queue, messages: GeneratedMessage[]): Promise<Wave> {
-  const wave: Wave = { arrived: [], uncertain: [] };
-  const starts = messages.flatMap((_, index) => (index % BATCH_SIZE === 0 ? index : []));
-  const sending = starts.map(async (start) => {
-    const batch = messages.slice(start, start + BATCH_SIZE);
-    try {
-      await queue.send(
-        batch.map(({ body }) => body),
-        batch.map(({ userId }) => userId),
-      );
-      wave.arrived.push(...batch);
-    } catch (error) {
-      wave.uncertain.push(...batch);
-      wave.error = error as Error;
-    }
-  });
-  await Promise.all(sending);
-  return wave;
-}
-
-/** Where an order is uncertain but its copy arrived, the copy counts: both are of one wave, since waves are whole. */
-function addWave(totals: Totals, { arrived, uncertain }: Wave) {
-  const missing = new Map(uncertain.filter(isOrder).map((message) => [message.orderId, message]));
-  for (const message of arrived) {
-    addMessage(totals, missing.get(message.orderId) ?? message);
-    missing.delete(message.orderId);
+function addMessages(totals: Totals, messages: GeneratedMessage[]) {
+  for (const message of messages) {
+    totals.messages++;
+    totals[message.expected]++;
+    if (isOrder(message)) totals.cents += message.cents;
   }
 }
 
-async function pauseUntil(atMs: number, signal: AbortSignal) {
-  const waitMs = atMs - performance.now();
-  // Rejects only when aborted, and the caller looks at the signal next.
-  if (waitMs > 0) await setTimeout(waitMs, undefined, { signal }).catch(() => {});
+/** Sends messages at the same time. Waits for all batches, also when one fails, so that the result has every message. */
+async function sendRound(queue: Queue, messages: GeneratedMessage[]) {
+  const starts = [...messages.keys()].filter((index) => index % BATCH_SIZE === 0);
+  const batches = starts.map((start) => messages.slice(start, start + BATCH_SIZE));
+  const sending = batches.map(async (batch) => {
+    const bodies = batch.map(({ body }) => body);
+    const groupIds = batch.map(({ userId }) => userId);
+    await queue.send(bodies, groupIds);
+  });
+  const results = await Promise.allSettled(sending);
+  const failure = results.find((result) => result.status === "rejected");
+  const withStatus = (status: string) => batches.filter((_, index) => results[index]?.status === status).flat();
+  return {
+    confirmed: withStatus("fulfilled"),
+    uncertain: withStatus("rejected"),
+    error: failure?.reason as Error | undefined,
+  };
+}
+
+/** If an order is uncertain and a copy of it is confirmed, the copy counts as the order. */
+function expectedOf(confirmed: GeneratedMessage[], uncertain: GeneratedMessage[]): GeneratedMessage[] {
+  const missing = new Map(uncertain.filter(isOrder).map((message) => [message.orderId, message]));
+  return confirmed.map((message) => {
+    const original = missing.get(message.orderId);
+    missing.delete(message.orderId);
+    return original ?? message;
+  });
 }

@@ -1,81 +1,53 @@
-// `bun run test`: puts in place what the tests need and this machine lacks, then runs `bun test` with the arguments it
-// was given. A test that cannot run for want of a program would say nothing, so its absence stops the run.
+// `bun run test`: installs the programs that the tests need, then runs `bun test` with the same arguments. Without one of them the
+// tests that use it could not run and would prove nothing, so the run stops.
 
-/** What the tests start, by any of its names, and the package that brings it; brew's as arguments. */
-interface Need {
-  programs: string[];
-  apt: string;
-  apk: string;
-  brew: string[];
-}
-
-const NEEDS: Need[] = [
-  { programs: ["redis-server"], apt: "redis-server", apk: "redis", brew: ["redis"] },
-  { programs: ["promtool"], apt: "prometheus", apk: "prometheus", brew: ["prometheus"] },
-  {
-    programs: ["chromium", "chromium-browser", "google-chrome"],
-    apt: "chromium",
-    apk: "chromium",
-    brew: ["--cask", "chromium"],
-  },
+const PROGRAMS = [
+  { names: ["redis-server"], apt: "redis-server", apk: "redis", brew: "redis" },
+  { names: ["promtool"], apt: "prometheus", apk: "prometheus", brew: "prometheus" },
+  { names: ["chromium", "chromium-browser", "google-chrome"], apt: "chromium", apk: "chromium", brew: "chromium" },
 ];
 
-// Shells started by an editor or by cron often lack the last two, where Redis built by hand and Homebrew's are.
+// Shells started by an editor or by cron often lack the folders of Redis built by hand and of Homebrew.
 const PATH = [process.env.PATH, "/usr/local/bin", "/opt/homebrew/bin"].filter(Boolean).join(":");
 const env = { ...process.env, PATH };
+const stdio = ["inherit", "inherit", "inherit"] as const;
 
-const has = (program: string) => Bun.which(program, { PATH }) !== null;
-const missing = () => NEEDS.filter(({ programs }) => !programs.some(has));
+const isInstalled = (name: string) => Bun.which(name, { PATH }) !== null;
+const missingPrograms = () => PROGRAMS.filter(({ names }) => !names.some(isInstalled));
 
-/** The commands that install these on this machine; none where its package manager is not known. */
-function installCommands(needs: Need[]): string[][] {
-  const asRoot = process.getuid?.() === 0 || !has("sudo") ? [] : ["sudo"];
-  if (has("apt-get")) return aptCommands(asRoot, needs);
-  if (has("apk")) return [[...asRoot, "apk", "add", "--no-cache", ...needs.map(({ apk }) => apk)]];
-  if (has("brew")) return needs.map(({ brew }) => ["brew", "install", ...brew]);
+/** @returns the commands that install the programs, none if the package manager of this machine is not known */
+function installCommands(programs: typeof PROGRAMS): string[][] {
+  const sudo = process.getuid?.() === 0 || !isInstalled("sudo") ? [] : ["sudo"];
+  // Debian's packages start no servers with RUNLEVEL=1 (except under systemd). Behind sudo, which drops the environment.
+  const apt = [...sudo, "env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"];
+  // Without the recommended packages: for prometheus that is one more server.
+  const aptInstall = [...apt, "install", "-y", "--no-install-recommends", ...programs.map(({ apt }) => apt)];
+  if (isInstalled("apt-get")) return [[...apt, "update"], aptInstall];
+  if (isInstalled("apk")) return [[...sudo, "apk", "add", "--no-cache", ...programs.map(({ apk }) => apk)]];
+  if (isInstalled("brew")) return [["brew", "install", ...programs.map(({ brew }) => brew)]];
   return [];
 }
 
-/** RUNLEVEL=1 keeps Debian's packages from starting servers on 6379 and 9090, but not where systemd runs the machine. */
-function aptCommands(asRoot: string[], needs: Need[]): string[][] {
-  // sudo drops the environment, `env` behind it does not.
-  const apt = [...asRoot, "env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"];
-  return [
-    [...apt, "update"],
-    // Without the recommended: for prometheus that is one more server.
-    [...apt, "install", "-y", "--no-install-recommends", ...needs.map(({ apt }) => apt)],
-  ];
+for (const command of missingPrograms().length > 0 ? installCommands(missingPrograms()) : []) {
+  console.error(`Installing what the tests need: ${command.join(" ")}`);
+  // Exit codes are ignored: `apt-get update` fails if one of many sources does. What is missing afterwards is reported.
+  Bun.spawnSync(command, { env, stdio: [...stdio] });
 }
-
-/** Answers what is still missing, not exit codes: `apt-get update` fails where one of many sources does. */
-function install(needs: Need[]): Need[] {
-  for (const command of installCommands(needs)) {
-    console.error(`${names(needs)} missing: ${command.join(" ")}`);
-    Bun.spawnSync(command, { env, stdio: ["inherit", "inherit", "inherit"] });
-  }
-  return missing();
+for (const { names, apt, brew } of missingPrograms()) {
+  console.error(
+    `The tests need ${names.join(" or ")}: \`apt-get install ${apt}\` or \`brew install ${brew}\`, then retry`,
+  );
 }
+if (missingPrograms().length > 0) process.exit(1);
 
-const names = (needs: Need[]) => needs.map(({ programs }) => programs[0]).join(", ");
-
-/** The exit code of `bun test`. */
-async function runTests(): Promise<number> {
-  const tests = Bun.spawn([process.execPath, "test", ...process.argv.slice(2)], {
-    env,
-    stdio: ["inherit", "inherit", "inherit"],
-  });
-  // A terminal sends Ctrl-C to both; SIGTERM comes to this process alone.
-  process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => tests.kill("SIGTERM"));
-  return await tests.exited;
-}
-
-const absent = missing();
-const lacking = absent.length > 0 ? install(absent) : [];
-for (const { programs, apt, brew } of lacking) {
-  const commands = `\`apt-get install ${apt}\` or \`brew install ${brew.join(" ")}\``;
-  console.error(`The tests need ${programs.join(" or ")}: ${commands}, then run them again.`);
-}
-process.exit(lacking.length > 0 ? 1 : await runTests());
+// Four files at a time: the tests wait for processes more than they compute.
+const tests = Bun.spawn([process.execPath, "test", "--parallel=4", ...process.argv.slice(2)], {
+  env,
+  stdio: [...stdio],
+});
+// A terminal sends Ctrl-C to both processes; SIGTERM reaches only this one.
+process.on("SIGINT", () => {});
+process.on("SIGTERM", () => tests.kill("SIGTERM"));
+process.exit(await tests.exited);
 
 export {};

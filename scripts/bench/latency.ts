@@ -1,21 +1,20 @@
-/** How long an order takes from its sending until the API shows it, at rates a shop has. */
+/** How long it takes from sending an order until the API shows it, at the rates of a shop. */
 
-import type { Options } from "../bench.ts";
-import { generateOrders, take } from "./orders.ts";
+import { startEmulator, startProgram, startRedis } from "./fixtures.ts";
 import { waitFor } from "./processes.ts";
-import { startEmulator, startProgram, startRedis } from "./rig.ts";
-import { compare, type Measurement, type Table } from "./rounds.ts";
-import type { Sqs } from "./sqs.ts";
+import { compare, type Measurement, type Options, type Table } from "./rounds.ts";
+import { generateOrders, type Sqs, take } from "./sqs.ts";
 
 const RATES = [100, 1_000];
-/** Short enough to be even: of 1,000 a second ten leave at a time, in one request. */
+/** Even enough: at 1,000 orders a second, ten are sent at a time, in one request. */
 const TICK_MS = 10;
-/** Sent before, so that connections are open and the code is compiled. */
+/** Not measured: connections are opened and the code is compiled. */
 const WARM_UP_SECONDS = 2;
 
+/** @returns p50 and p99 of each rate, ms */
 export async function latency(options: Options): Promise<Table[]> {
-  const sides = RATES.map((rate) => [`${rate} orders/s`, (seed: number) => measure(rate, seed, options)]);
-  return [await compare("Latency from sending to /stats/global", Object.fromEntries(sides), options)];
+  const rates = RATES.map((rate) => [`${rate} orders/s`, (seed: number) => measure(rate, seed, options)]);
+  return [await compare("Latency from sending to /stats/global", Object.fromEntries(rates), options)];
 }
 
 async function measure(rate: number, seed: number, options: Options): Promise<Measurement> {
@@ -25,17 +24,16 @@ async function measure(rate: number, seed: number, options: Options): Promise<Me
   const url = `${program.url}/stats/global`;
   await waitFor(program, () => fetch(url));
   const messages = generateOrders({ seed, users: options.users?.[0] ?? 1_000, days: options.days });
-  const orders = take(messages, rate * (WARM_UP_SECONDS + (options.seconds ?? 10)));
+  const bodies = take(messages, rate * (WARM_UP_SECONDS + (options.seconds ?? 10))).map(({ body }) => body);
   const sentAtMs: number[] = [];
-  const bodies = orders.map(({ body }) => body);
   const sending = sendEvenly(emulator.sqs, bodies, rate, sentAtMs);
-  const [latenciesMs] = await Promise.all([pollTotals(url, orders.length, sentAtMs), sending]);
+  const [latenciesMs] = await Promise.all([pollTotals(url, bodies.length, sentAtMs), sending]);
   const sorted = latenciesMs.slice(rate * WARM_UP_SECONDS).sort((a, b) => a - b);
   const percentile = (percent: number) => sorted[Math.ceil((sorted.length * percent) / 100) - 1] ?? 0;
   return { p50Ms: percentile(50), p99Ms: percentile(99) };
 }
 
-/** Notes for every order the moment before its request leaves; answers are not waited for, to keep the pace. */
+/** Appends the time before its request to `sentAtMs` for every order. To keep the rate it does not wait for responses. */
 async function sendEvenly(sqs: Sqs, bodies: string[], rate: number, sentAtMs: number[]) {
   const size = Math.ceil((rate * TICK_MS) / 1000);
   const startedMs = performance.now();
@@ -50,7 +48,7 @@ async function sendEvenly(sqs: Sqs, bodies: string[], rate: number, sentAtMs: nu
   await Promise.all(sending);
 }
 
-/** The k-th order sent is there with the first total of at least k. */
+/** The k-th order is shown by the first total of at least k. @returns the latency of each order */
 async function pollTotals(url: string, orders: number, sentAtMs: number[]): Promise<number[]> {
   const latenciesMs: number[] = [];
   while (latenciesMs.length < orders) {

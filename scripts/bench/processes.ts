@@ -1,75 +1,72 @@
-/** The processes of the bench: started, watched from outside, and never left behind. */
+/** The processes and files of a benchmark: started, measured from outside, and never left behind. */
 
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-export interface Child extends AsyncDisposable {
-  pid: number;
-  hasEnded(): boolean;
-  /** All that it prints, where it is piped. */
-  output(): Promise<string>;
-}
+export type Child = Bun.Subprocess<"ignore", "ignore" | "pipe", "inherit">;
 
-/** The longest measurement, a million orders, takes some two minutes: what takes longer than ten hangs. */
+/** The longest measurement, a million orders, takes two minutes: after ten, something hangs. */
 export const DEADLINE_MS = 10 * 60_000;
 
 const ROOT = join(import.meta.dir, "../..");
 
-// Ctrl-C, a deadline or an error elsewhere leave a block without disposing: the end of this process does it then.
-const children = new Set<Bun.Subprocess>();
+// Ctrl-C and deadlines leave a block without disposing its processes.
+const children = new Set<Child>();
 process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
 });
 
-/** A process that ends with the block it was started in. It sees `env` alone: no setting of the shell counts. */
-export function spawn(command: string[], env: Record<string, string>, stdout: "ignore" | "pipe" = "ignore"): Child {
-  requireProgram(command[0] ?? "");
-  const own = { PATH: Bun.env.PATH ?? "", ...env };
-  const child = Bun.spawn(command, { cwd: ROOT, env: own, stdout, stderr: "inherit" });
+/** Starts a process, which is killed when it is disposed. Its environment is PATH and `env`, nothing of the shell's. */
+export function spawn(
+  command: string[],
+  env: Record<string, string> = {},
+  stdout: "ignore" | "pipe" = "ignore",
+): Child {
+  const options = { cwd: ROOT, env: { PATH: Bun.env.PATH ?? "", ...env }, stdout, stderr: "inherit" } as const;
+  const child: Child = Bun.spawn(command, {
+    ...options,
+    killSignal: "SIGKILL",
+    onExit: () => void children.delete(child),
+  });
   children.add(child);
-  async function dispose() {
-    child.kill("SIGKILL");
-    await child.exited;
-    children.delete(child);
-  }
-  const hasEnded = () => child.exitCode !== null || child.signalCode !== null;
-  const output = () => new Response(child.stdout).text();
-  return { pid: child.pid, hasEnded, output, [Symbol.asyncDispose]: dispose };
+  return child;
 }
 
-/** Throws one sentence where it is not installed. */
-export function requireProgram(name: string) {
-  if (!Bun.which(name)) throw new Error(`${name} is missing: apt-get install ${name}`);
-}
-
-/** Asks until the answer is not false. Rejects when the child that is to bring it about has ended, or takes too long. */
-export async function waitFor<T>(child: Child, ask: () => Promise<T | false>, pauseMs = 10): Promise<T> {
+/**
+ * Calls `read` every 10 ms until it returns something else than false. Refused connections are retried.
+ *
+ * @throws an Error when `child`, which is to bring about the result, has ended, or after `DEADLINE_MS`
+ */
+export async function waitFor<T>(child: Child, read: () => Promise<T | false>): Promise<T> {
   const endsMs = performance.now() + DEADLINE_MS;
-  while (!child.hasEnded() && performance.now() < endsMs) {
-    const answer = await ask().catch((error) => {
-      // The child does not listen yet, or is no more.
+  while (performance.now() < endsMs) {
+    if (!children.has(child)) throw new Error("A process that was being measured has ended");
+    const result = await read().catch((error) => {
       if (/refused|Unable to connect|ENOENT/.test(`${error}`)) return false as const;
       throw error;
     });
-    if (answer !== false) return answer;
-    await Bun.sleep(pauseMs);
+    if (result !== false) return result;
+    await Bun.sleep(10);
   }
-  throw new Error(child.hasEnded() ? "A process that was being measured has ended" : "A process takes too long");
+  throw new Error("A process takes too long");
 }
 
-/** User and system time of a process and all its threads, µs (proc(5): fields 14 and 15, in ticks of 10 ms). */
+/** @returns user and system time of a process and all its threads, µs (proc(5): fields 14 and 15, in ticks of 10 ms) */
 export function cpuMicros({ pid }: Child): number {
   const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return (Number(fields[11]) + Number(fields[12])) * 10_000;
 }
 
-/** Resident memory of a process (proc(5): VmRSS). */
-export function rssMib({ pid }: Child): number {
-  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
+/** @returns an empty folder that is removed when this process exits */
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "bench-"));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
 }
 
-/** A port that was free a moment ago. */
+/** @returns a port that was free a moment ago */
 export function freePort(): number {
   const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
   server.stop(true);

@@ -1,55 +1,75 @@
-/** Side by side: every side once a round, and what the rounds add up to. */
+/** Compares competitors: each is measured once per round. */
 
-import type { Options } from "../bench.ts";
+import { withDeadline } from "../../deadline.ts";
+import { messageOf } from "../../errors.ts";
+import type { Context, Values } from "../cli.ts";
 import { DEADLINE_MS } from "./processes.ts";
 
-/** What one run of one side showed, the unit in each name. */
+/** The options of the command. Without a default, each suite has its own. */
+export const OPTIONS = {
+  rounds: { type: "integer", default: 3, help: "number of measurements of each competitor" },
+  orders: { type: "integer", multiple: true, help: "50000; drain measures every number, the others the largest" },
+  users: { type: "integer", multiple: true, help: "1000, stores also 100000; latency uses the first" },
+  days: { type: "integer", default: 2, help: "days the orders fall on: a backlog is seldom longer" },
+  "board-users": { type: "integer", default: 1_000_000, help: "users on the leaderboards of http" },
+  seconds: { type: "integer", help: "duration of a measurement: latency 10, http 5" },
+  workers: { type: "integer", help: "CONSUMER_WORKERS of the program" },
+  concurrency: { type: "integer", help: "CONSUMER_CONCURRENCY of the program" },
+} as const;
+
+/** Their values, and the progress of the command. */
+export type Options = Values<typeof OPTIONS> & Pick<Context, "progress">;
+
+/** The result of one run of a competitor; the names have the units. */
 export type Measurement = Record<string, number>;
-export type Sides = Record<string, (round: number) => Promise<Measurement>>;
+export type Competitors = Record<string, (round: number) => Promise<Measurement>>;
 export type Spread = Record<"median" | "min" | "max", number>;
 export type Table = { title: string; rows: Record<string, Record<string, Spread>> };
 
-type Turns = Pick<Options, "rounds" | "progress">;
-
-/** Runs all sides in every round. A ratio is that of a side to another in the same round. */
-export async function compare(title: string, sides: Sides, options: Turns, ratios: [string, string][] = []) {
-  const { rounds, progress } = options;
+/**
+ * Measures every competitor in every round.
+ *
+ * @param ratios pairs of competitors: a row of the table is the first divided by the second, within each round
+ * @returns a table with a row per competitor and ratio
+ * @throws an Error when one fails or takes longer than `DEADLINE_MS`
+ */
+export async function compare(
+  title: string,
+  competitors: Competitors,
+  { rounds, progress }: Pick<Options, "rounds" | "progress">,
+  ratios: [string, string][] = [],
+): Promise<Table> {
+  const all = Object.entries(competitors);
   const results: Record<string, Measurement[]> = {};
-  const update = progress(rounds * Object.keys(sides).length, `measurements of ${title}`);
+  const update = progress(rounds * all.length, `measurement of ${title}`, `measurements of ${title}`);
   let done = 0;
   for (let round = 0; round < rounds; round++) {
-    // The order changes with every round: a machine that slows down or speeds up favours neither.
-    for (const [side, measure] of round % 2 === 0 ? Object.entries(sides) : Object.entries(sides).toReversed()) {
-      const measurement = await within(`${title}, ${side}`, measure(round));
-      results[side] = [...(results[side] ?? []), measurement];
+    // In turn forwards and backwards: no competitor gains when the machine becomes slower or faster.
+    for (const [name, run] of round % 2 === 0 ? all : all.toReversed()) {
+      const measurement = await withDeadline(DEADLINE_MS, undefined, () => run(round)).catch((cause) => {
+        throw new Error(`Cannot measure ${name}: ${messageOf(cause)}`, { cause });
+      });
+      results[name] = [...(results[name] ?? []), measurement];
       update(++done);
     }
   }
-  const rows = Object.keys(sides).map((side) => [side, summarize(results[side] ?? [])]);
-  for (const [side, other] of ratios) {
-    const perRound = results[side]?.map((measurement, round) => divide(measurement, results[other]?.[round] ?? {}));
-    rows.push([`${side} ÷ ${other}`, summarize(perRound ?? [])]);
+  const rows = all.map(([name]) => [name, summarize(results[name])]);
+  for (const [name, other] of ratios) {
+    const perRound = results[name]?.map((measurement, round) => divide(measurement, results[other]?.[round]));
+    rows.push([`${name} ÷ ${other}`, summarize(perRound)]);
   }
-  return { title, rows: Object.fromEntries(rows) } as Table;
+  return { title, rows: Object.fromEntries(rows) };
 }
 
-/** Rejects when the work takes so long that it must hang. */
-export async function within<T>(what: string, work: Promise<T>): Promise<T> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const error = new Error(`${what}: not done in ${DEADLINE_MS / 60_000} minutes`);
-  const timer = setTimeout(reject, DEADLINE_MS, error);
-  return await Promise.race([work, late]).finally(() => clearTimeout(timer));
-}
+const divide = (measurement: Measurement, other: Measurement = {}): Measurement =>
+  Object.fromEntries(Object.entries(measurement).map(([name, value]) => [name, value / (other[name] ?? 0)]));
 
-/** Only what both have: a CPU time too short for its clock has no ratio. */
-function divide(side: Measurement, other: Measurement): Measurement {
-  const ratios = Object.entries(side).map(([name, value]): [string, number] => [name, value / (other[name] ?? 0)]);
-  return Object.fromEntries(ratios.filter(([, ratio]) => Number.isFinite(ratio)));
-}
-
-function summarize(measurements: Measurement[]): Record<string, Spread> {
-  const names = new Set(measurements.flatMap((each) => Object.keys(each)));
-  return Object.fromEntries([...names].map((name) => [name, spread(measurements.flatMap((each) => each[name] ?? []))]));
+/** Omits what is not finite: the ratio to a value that is not measured, or to a CPU time too short for the clock. */
+function summarize(measurements: Measurement[] = []): Record<string, Spread> {
+  const values: Record<string, number[]> = {};
+  for (const [name, value] of measurements.flatMap((each) => Object.entries(each)))
+    if (Number.isFinite(value)) values[name] = [...(values[name] ?? []), value];
+  return Object.fromEntries(Object.entries(values).map(([name, list]) => [name, spread(list)]));
 }
 
 function spread(values: number[]): Spread {

@@ -1,80 +1,73 @@
-/** What `record` alone does: one call after another, as one lane of a worker makes them. */
+/** How fast `record` alone is: one call after another, as one receive loop calls it. */
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { openStore } from "../../store/open.ts";
-import type { Order, Store } from "../../store/store.ts";
-import type { Options } from "../bench.ts";
-import { generateOrders, take } from "./orders.ts";
-import { type Child, cpuMicros } from "./processes.ts";
-import { startCluster, startRedis } from "./rig.ts";
-import { compare, type Measurement, type Sides, type Table } from "./rounds.ts";
+import type { Store } from "../../store/store.ts";
+import { startCluster, startRedis } from "./fixtures.ts";
+import { type Child, cpuMicros, temporaryFolder } from "./processes.ts";
+import { type Competitors, compare, type Options, type Table } from "./rounds.ts";
+import { generateOrders, take } from "./sqs.ts";
 
 const BATCH_SIZES = [1, 10, 100];
-/** A part of the orders goes first, unmeasured: the code is compiled, the script loaded, the file there. */
+/** The part of the orders that is recorded first, not measured: code and script are compiled, the file is created. */
 const WARM_UP = 0.1;
 
+/** @returns the rates of Redis and SQLite for each number of users and each batch size */
 export async function stores(options: Options): Promise<Table[]> {
-  const { days, orders = [50_000], users = [1_000, 100_000] } = options;
-  const folder = mkdtempSync(join(tmpdir(), "bench-"));
-  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
-  const sides: Sides = {};
-  for (const count of users) {
+  const competitors: Competitors = {};
+  for (const users of options.users ?? [1_000, 100_000]) {
     for (const size of BATCH_SIZES) {
-      const batches = (seed: number) => batchesOf({ seed, users: count, days }, Math.max(...orders), size);
-      sides[`Redis, ${count} users, batches of ${size}`] = (seed) => onRedis(batches(seed));
-      sides[`SQLite, ${count} users, batches of ${size}`] = (seed) => onSqlite(batches(seed), folder);
+      const setting = { ...options, users, size };
+      competitors[`Redis, ${users} users, batches of ${size}`] = (seed) => measure(startRedis, setting, seed);
+      competitors[`SQLite, ${users} users, batches of ${size}`] = (seed) => measure(openSqlite, setting, seed);
     }
   }
-  return [await compare("record()", sides, options)];
+  return [await compare("record()", competitors, options)];
 }
 
-/** What it costs to wait for a replica, with as many orders in a batch as a busy worker has. */
+/** @returns the rates of a cluster with and without waiting for a replica, with batches like those of a busy worker */
 export async function replicas(options: Options): Promise<Table[]> {
-  const { days, orders = [50_000] } = options;
-  const batches = (seed: number) => batchesOf({ seed, users: 1_000, days }, Math.max(...orders), 300);
-  async function measure(seed: number, waitReplicas: number) {
-    await using redis = await startCluster({ masters: 3, replicas: 1, shards: 16, waitReplicas });
-    return await recordAll(redis.store, batches(seed));
-  }
+  const setting = { ...options, users: 1_000, size: 300 };
   const [waiting, other] = ["REDIS_WAIT_REPLICAS=1", "REDIS_WAIT_REPLICAS=0"];
-  const sides = { [other]: (seed: number) => measure(seed, 0), [waiting]: (seed: number) => measure(seed, 1) };
-  return [await compare("record() in a cluster of 3 masters and 3 replicas", sides, options, [[waiting, other]])];
+  const competitors: Competitors = {
+    [other]: (seed) => measure(() => startCluster(0), setting, seed),
+    [waiting]: (seed) => measure(() => startCluster(1), setting, seed),
+  };
+  return [await compare("record() in a cluster of 3 masters and 3 replicas", competitors, options, [[waiting, other]])];
 }
 
-function batchesOf(setting: Parameters<typeof generateOrders>[0], orders: number, size: number): Order[][] {
-  const messages = generateOrders(setting);
-  const batch = () =>
-    take(messages, size).map(({ orderId, userId, cents, day }) => ({ id: orderId, userId, cents, day }));
-  return Array.from({ length: Math.ceil(orders / size) }, batch);
-}
-
-async function onRedis(batches: Order[][]): Promise<Measurement> {
-  await using redis = await startRedis();
-  return await recordAll(redis.store, batches, redis.servers[0]);
-}
-
-/** In a file of its own: the folder may hold that of the measurement before. */
-async function onSqlite(batches: Order[][], folder: string): Promise<Measurement> {
-  rmSync(folder, { recursive: true, force: true });
+async function openSqlite() {
+  const folder = temporaryFolder();
   const store = await openStore({ kind: "sqlite", path: join(folder, "orders.db") });
-  const measurement = await recordAll(store, batches);
-  await store.close();
-  return measurement;
+  async function dispose() {
+    await store.close();
+    rmSync(folder, { recursive: true });
+  }
+  return { store, [Symbol.asyncDispose]: dispose };
 }
 
-async function recordAll(store: Store, batches: Order[][], redis?: Child): Promise<Measurement> {
-  const warmUp = Math.floor(batches.length * WARM_UP);
-  for (const batch of batches.slice(0, warmUp)) await store.record(batch);
-  const measured = batches.slice(warmUp);
-  const orders = measured.flat().length;
-  const [startedMs, cpu, redisCpu] = [performance.now(), process.cpuUsage(), redis ? cpuMicros(redis) : 0];
+type Setting = Pick<Options, "orders" | "days"> & { users: number; size: number };
+/** The CPU time of `server` is measured, if there is one. */
+type Start = () => Promise<AsyncDisposable & { store: Store; server?: Child }>;
+
+async function measure(start: Start, { orders = [50_000], days, users, size }: Setting, seed: number) {
+  await using fixture = await start();
+  const { store, server } = fixture;
+  const redisCpu = () => (server ? cpuMicros(server) : 0);
+  const messages = generateOrders({ seed, users, days });
+  const batches = Array.from({ length: Math.ceil(Math.max(...orders) / size) }, () =>
+    take(messages, size).map(({ orderId: id, userId, cents, day }) => ({ id, userId, cents, day })),
+  );
+  const measured = batches.splice(Math.floor(batches.length * WARM_UP));
+  for (const batch of batches) await store.record(batch);
+  const [startedMs, cpu, redisStart] = [performance.now(), process.cpuUsage(), redisCpu()];
   for (const batch of measured) await store.record(batch);
   const { user, system } = process.cpuUsage(cpu);
+  const count = measured.length * size;
   return {
-    ordersPerSecond: orders / ((performance.now() - startedMs) / 1000),
-    clientMicrosPerOrder: (user + system) / orders,
-    ...(redis && { redisMicrosPerOrder: (cpuMicros(redis) - redisCpu) / orders }),
+    ordersPerSecond: count / ((performance.now() - startedMs) / 1000),
+    clientMicrosPerOrder: (user + system) / count,
+    ...(server && { redisMicrosPerOrder: (redisCpu() - redisStart) / count }),
   };
 }

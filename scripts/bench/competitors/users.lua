@@ -1,5 +1,4 @@
--- wrk asks for another user with each request: U1 to as many as its argument says, of a prime step, so that
--- neighbours in time are none in memory.
+-- wrk: requests another user each time, of U1 to U<argument>, in steps of a prime so that successive users are far apart in memory.
 local users, user = 1, 0
 
 function init(args)

@@ -1,4 +1,4 @@
-/** The queue, in memory: kept on disk it would be the slowest part. Tells at /requests how many its consumers sent. */
+/** The queue, in memory: on disk it would be the slowest part. GET /requests returns how many requests its consumers have sent. */
 
 import { buildApp } from "fauxqs";
 
@@ -7,5 +7,5 @@ let requests = 0;
 app.addHook("onRequest", async ({ headers }: { headers: Record<string, unknown> }) => {
   if (/Receive|Delete|Visibility/.test(`${headers["x-amz-target"]}`)) requests++;
 });
-app.get("/requests", () => ({ requests }));
+app.get("/requests", () => `${requests}`);
 await app.listen({ host: "127.0.0.1", port: Number(Bun.env.PORT) });

@@ -1,4 +1,4 @@
-/** The same answers from the same keys without a framework, checks or metrics. */
+/** The same responses from the same keys without a framework, validation or metrics. */
 
 import { Redis } from "ioredis";
 

@@ -1,0 +1,158 @@
+/** What all commands share: options, help, results, exit codes and Ctrl-C. */
+
+import { once } from "node:events";
+import { type ParseArgsConfig, parseArgs, styleText } from "node:util";
+import { ConfigError } from "../config.ts";
+import { describeQueueError } from "../queue/request.ts";
+import { createProgress, formatNumber } from "./progress.ts";
+
+interface Option {
+  help: string;
+  /** An array lists the allowed values. Absent: a flag. */
+  type?: "text" | "integer" | "decimal" | readonly string[];
+  /** Limits of a number, 1 and a billion where absent. */
+  min?: number;
+  max?: number;
+  default?: number;
+  /** Several values, separated by commas or each behind the option's name. */
+  multiple?: true;
+}
+type One<O> = O extends { type: readonly (infer Word)[] } ? Word : O extends { type: "text" } ? string : number;
+type Single<O> = O extends { default: number } ? number : O extends { type: unknown } ? One<O> | undefined : boolean;
+type Value<O> = O extends { multiple: true } ? One<O>[] | undefined : Single<O>;
+/** The value of each option of a command. */
+export type Values<Options> = { [Name in keyof Options]: Value<Options[Name]> } & { json: boolean };
+
+interface Command<Options> {
+  description: string;
+  usage: string;
+  /** Help for each positional. Absent: the command takes none. */
+  positionals?: Record<string, string>;
+  options: Options & Record<string, Option>;
+  /** Printed below the options. */
+  notes: string;
+  examples: string[];
+  /** On Ctrl-C, `run` finishes its work and returns a result. Without it, `run` is abandoned and the process exits. */
+  finishesOnInterrupt?: true;
+  run(values: Values<Options>, context: Context): Promise<CommandResult>;
+}
+export interface Context {
+  positionals: string[];
+  env: Record<string, string | undefined>;
+  /** Aborts on Ctrl-C, and when the reader of the output is gone. */
+  signal: AbortSignal;
+  progress: ReturnType<typeof createProgress>["start"];
+  print(line: string): Promise<void>;
+  printToStderr(line: string): Promise<void>;
+}
+/** `json` is printed with --json, `text` without. Problems go to stderr; the exit code is then 1 if none is given. */
+export type CommandResult = { json?: object; text?: string; problems?: string[]; exitCode?: number };
+/** Arguments that the command cannot run with: exit code 2. */
+export class UsageError extends ConfigError {}
+
+const COMMON = { json: { help: "print JSON on stdout and nothing else" }, help: { help: "print this text" } };
+
+/** @returns a function that runs the command and returns its exit code. It never rejects. */
+export function createCommand<const Options>(command: Command<Options>) {
+  return async (args: string[], env: Context["env"]): Promise<number> => {
+    const signal = signalOfInterrupts();
+    const { start: progress, stop: stopProgress } = createProgress(printToStderr);
+    signal.addEventListener("abort", stopProgress);
+    const interrupted = once(signal, "abort").then((): CommandResult => ({}));
+    try {
+      const { help, values, positionals } = parse(command, args);
+      if (help) return await print(helpOf(command)).then(() => 0);
+      const running = command.run(values, { positionals, env, signal, progress, print, printToStderr });
+      const first = command.finishesOnInterrupt ? running : Promise.race([running, interrupted]);
+      const { json, text, problems = [], exitCode } = await first.finally(stopProgress);
+      const output = values.json ? JSON.stringify(json) : text;
+      if (output) await print(output);
+      if (problems.length > 0) return await fail(problems, exitCode);
+      return exitCode ?? (signal.aborted ? 130 : 0);
+    } catch (error) {
+      if (error instanceof ConfigError) return await fail(error.problems, error instanceof UsageError ? 2 : 1);
+      return await fail([describeQueueError(error)]);
+    }
+  };
+}
+
+/** The promise resolves when the line is written or the reader is gone. */
+const writer = (stream: NodeJS.WriteStream) => (line: string) =>
+  new Promise<void>((resolve) => stream.write(`${line}\n`, () => resolve()));
+const [print, printToStderr] = [writer(process.stdout), writer(process.stderr)];
+
+async function fail(problems: string[], exitCode = 1): Promise<number> {
+  await printToStderr(styleText("red", problems.join("\n"), { stream: process.stderr }));
+  return exitCode;
+}
+
+function signalOfInterrupts(): AbortSignal {
+  const controller = new AbortController();
+  const abort = () => controller.abort();
+  // Once: a second Ctrl-C finds no listener and ends the process.
+  for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(name, abort);
+  // EPIPE: `| head` has exited.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", abort);
+  return controller.signal;
+}
+
+function helpOf({ description, usage, positionals, options, notes, examples }: Command<object>): string {
+  const rows = { ...positionals };
+  for (const [name, { help, type, multiple, default: value }] of Object.entries<Option>({ ...options, ...COMMON })) {
+    const placeholder = type && (type === "text" ? " TEXT" : Array.isArray(type) ? " WORD" : " N");
+    const form = `--${name}${placeholder ?? ""}${multiple ? ",…" : ""}`;
+    rows[form] = value === undefined ? help : `${help} (${formatNumber(value)})`;
+  }
+  const table = Object.entries(rows).map(([form, help]) => `  ${form.padEnd(18)}${help}`);
+  const exitCodes = "Exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
+  const sections = [description, `Usage: ${usage}`, table.join("\n"), `${notes}\n\n${exitCodes}`, "Examples:"];
+  return `${sections.join("\n\n")}\n  ${examples.join("\n  ")}`;
+}
+
+/** @throws UsageError with the first problem of form, such as an unknown option, or with all problems of values */
+function parse<Options>({ positionals: allowed, options }: Command<Options>, args: string[]) {
+  const all = Object.entries<Option>({ ...options, ...COMMON });
+  const forms = all.map(([name, { type }]) => {
+    return [name, { type: type ? "string" : "boolean", multiple: true, ...(name === "help" && { short: "h" }) }];
+  });
+  const config = { args, options: Object.fromEntries(forms), allowPositionals: allowed !== undefined };
+  const { values: given, positionals } = parseForm(config);
+  const problems: string[] = [];
+  const values = all.map(([name, option]) => [name, readValue(name, option, given[name] ?? [], problems)]);
+  const help = given.help !== undefined;
+  if (problems.length > 0 && !help) throw new UsageError(problems);
+  return { help, values: Object.fromEntries(values) as Values<Options>, positionals };
+}
+
+function parseForm(config: ParseArgsConfig) {
+  try {
+    const { values, positionals } = parseArgs(config);
+    return { values: values as Record<string, string[] | undefined>, positionals };
+  } catch (error) {
+    // The first sentence is the problem. A value that begins with "-" is called ambiguous: it may be the next option.
+    const [problem = ""] = (error as Error).message.split(/\. |\.\n/);
+    throw new UsageError([`${problem.replace(/( <value>)?' argument .+$/, "' needs a value")}: see --help`]);
+  }
+}
+
+function readValue(name: string, option: Option, given: string[], problems: string[]) {
+  const { type, multiple } = option;
+  if (!type) return given.length > 0;
+  if (given.length === 0) return option.default;
+  const texts = multiple ? given.flatMap((text) => text.split(",")) : given;
+  for (const text of texts) {
+    const expected = findMismatch(text, option);
+    if (expected) problems.push(`--${name} must be ${expected}: got "${text}"`);
+  }
+  const values = type === "integer" || type === "decimal" ? texts.map(Number) : texts;
+  return multiple ? values : values.at(-1);
+}
+
+/** @returns what the value of an option must be, undefined if it is */
+function findMismatch(text: string, { type, min = 1, max = 1_000_000_000 }: Option): string | undefined {
+  if (type === "text") return text === "" ? "a non-empty text" : undefined;
+  if (typeof type === "object") return type.includes(text) ? undefined : `one of ${type.join(", ")}`;
+  const [noun, form] = type === "integer" ? ["an integer", /^\d+$/] : ["a number", /^\d+(\.\d+)?$/];
+  const isValid = form.test(text) && Number(text) >= min && Number(text) <= max;
+  return isValid ? undefined : `${noun} from ${min} to ${max}`;
+}

@@ -1,0 +1,106 @@
+/** `bun scripts/copy-store.ts`: copies the whole store into an empty Redis or Redis Cluster. */
+
+import { readConfig } from "../config.ts";
+import { auditStore } from "../store/audit.ts";
+import { openStore, type StoreAddress } from "../store/open.ts";
+import { leaderboardsOf } from "../store/periods.ts";
+import { openRedisImport, type RedisImport } from "../store/redis-import.ts";
+import { type FullStore, RECENT_OUTCOMES } from "../store/store.ts";
+import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
+import { formatCents, pluralize } from "./progress.ts";
+
+const OPTIONS = {
+  to: { type: "text", help: "target: redis://host:port" },
+  "to-cluster": { type: "text", help: "target: host:port,… of a Redis Cluster" },
+  prefix: { type: "text", help: "REDIS_KEY_PREFIX of the target" },
+  reopen: { help: "give up a copy: open the source for orders again" },
+} as const;
+
+const copyStore = createCommand({
+  description: `Copies totals, leaderboards and markers into an empty Redis or Redis Cluster. Closes the source first: from then on
+no process records there, and orders wait in the queue. Opens the target for orders when its totals equal those of the
+source. If the copy is interrupted, run it again.`,
+  usage: "bun scripts/copy-store.ts [options]",
+  options: OPTIONS,
+  notes: "The source is found by the environment variables of the program; REDIS_WAIT_REPLICAS applies to the target.",
+  examples: [
+    "bun scripts/copy-store.ts --to redis://redis.internal:6379",
+    "REDIS_URL=redis://old:6379 bun scripts/copy-store.ts --to-cluster node1:6379,node2:6379",
+  ],
+  run,
+});
+
+async function run(options: Values<typeof OPTIONS>, { env, progress, printToStderr }: Context): Promise<CommandResult> {
+  const { to, "to-cluster": cluster, prefix, reopen } = options;
+  if ([to, cluster, reopen].filter(Boolean).length !== 1)
+    throw new UsageError(["Give one of --to, --to-cluster and --reopen"]);
+  await using source = await open(readConfig(env).store);
+  if (reopen) {
+    await source.reopen();
+    return { text: "The store is open for orders again", json: { reopened: true } };
+  }
+  const names = { REDIS_URL: to, REDIS_CLUSTER_NODES: cluster, REDIS_KEY_PREFIX: prefix };
+  const { store: address } = readConfig({ ...names, REDIS_WAIT_REPLICAS: env.REDIS_WAIT_REPLICAS });
+  if (address.kind === "sqlite") throw new Error("The target must be a Redis or a Redis Cluster");
+  const target = await openRedisImport(address);
+  try {
+    await source.closeForCopy();
+    await printToStderr("The source is closed: processes leave orders in the queue until they use the target");
+    const markers = await copyAll(source, target, progress);
+    await using copy = await open(address);
+    const result = await compare(source, copy, markers);
+    if (!result.problems) await target.finish();
+    return result;
+  } finally {
+    target.close();
+  }
+}
+
+/** Opens a store that is closed at the end of the block. */
+async function open(address: StoreAddress) {
+  const store = await openStore(address);
+  return { ...store, [Symbol.asyncDispose]: store.close };
+}
+
+/** @returns the number of markers */
+async function copyAll(source: FullStore, target: RedisImport, progress: Context["progress"]): Promise<number> {
+  const markers = await count(source.markers());
+  const hashes = await target.begin(markers, await source.markerWindowSeconds());
+  const days = await target.addDays(source);
+  const leaderboards = [...new Set(days.flatMap(leaderboardsOf))];
+  // Users and markers are one part each.
+  const update = progress(leaderboards.length + 2, "part");
+  for (const [index, leaderboard] of leaderboards.entries()) {
+    await target.addLeaderboard(leaderboard, source.usersOn(leaderboard));
+    update(index + 1);
+  }
+  for await (const page of source.users()) await target.addUsers(page);
+  update(leaderboards.length + 1);
+  for await (const page of source.markers()) await target.addMarkers(page, hashes);
+  update(leaderboards.length + 2);
+  return markers;
+}
+
+/** Audits the copy and compares it with the source. If they agree, copies the recent orders. @returns summary or problems */
+async function compare(source: FullStore, copy: FullStore, markers: number): Promise<CommandResult> {
+  const { orders, cents, users, differences } = await auditStore(copy, () => {});
+  const problems = differences.map(({ what, expected, found }) => `${what}: expected ${expected}; found ${found}`);
+  const expected = await source.global();
+  if (orders !== expected.orders || cents !== expected.cents)
+    problems.push(`total: expected ${expected.orders} orders; found ${orders}`);
+  const found = await count(copy.markers());
+  if (found !== markers) problems.push(`markers: expected ${markers}; found ${found}`);
+  if (problems.length > 0) return { problems: ["The copy differs, the target stays closed:", ...problems] };
+  for (const outcome of RECENT_OUTCOMES) await copy.addRecent((await source.recent(outcome, 100)).reverse());
+  const copied = `${pluralize(orders, "order")} of ${pluralize(users, "user")}, ${formatCents(cents)}`;
+  const text = `Copied ${copied}, with ${pluralize(markers, "marker")}. Start every process with the target now`;
+  return { text, json: { orders, users, revenue: cents / 100, markers } };
+}
+
+async function count(pages: AsyncIterable<unknown[]>): Promise<number> {
+  let items = 0;
+  for await (const page of pages) items += page.length;
+  return items;
+}
+
+process.exit(await copyStore(process.argv.slice(2), Bun.env));
