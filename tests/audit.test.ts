@@ -7,7 +7,7 @@ import { auditStore } from "../store/audit.ts";
 import { daysBetween } from "../store/periods.ts";
 import { openRedisStore } from "../store/redis.ts";
 import { openSqliteStore } from "../store/sqlite.ts";
-import type { Order, WholeStore } from "../store/store.ts";
+import type { FullStore, Order } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
@@ -26,52 +26,51 @@ beforeAll(async () => {
 });
 afterAll(() => redisServer.stop());
 
-/** Ways to spoil the numbers behind the store's back; in the words of the store, whatever its keys and tables. */
-interface Spoiler {
+/** Changes of the stored numbers past the store. Orders and cents are added to those that are there. */
+interface Corruptor {
   user(userId: string, orders: number, cents: number): Promise<unknown>;
   global(orders: number, cents: number): Promise<unknown>;
   day(day: string, orders: number, cents: number): Promise<unknown>;
-  place(board: string, userId: string, orders: number, cents: number): Promise<unknown>;
-  leave(board: string, userId: string): Promise<unknown>;
-  drop(board: string): Promise<unknown>;
+  entry(leaderboard: string, userId: string, orders: number, cents: number): Promise<unknown>;
+  removeEntry(leaderboard: string, userId: string): Promise<unknown>;
+  drop(leaderboard: string): Promise<unknown>;
 }
 
 interface Prepared extends AsyncDisposable {
-  store: WholeStore;
+  store: FullStore;
   env: Record<string, string>;
-  /** Each adds to what is there. */
-  spoil: Spoiler;
+  corrupt: Corruptor;
 }
 
 async function prepareRedis(): Promise<Prepared & { redis: Redis; boardKey: (name: string) => Promise<string> }> {
   const url = redisServer.freshUrl();
   const redis = new Redis(url);
   const store = await openRedisStore({ url });
-  // A board that is not there is made beside those that are.
+  // A leaderboard that does not exist yet has a key like the others.
   const boardKey = async (name: string) => {
     const [known = ""] = await redis.keys("*board:y:*");
     return known.replace(/y:.*/, name);
   };
   async function addAmount(key: string, [count, amount]: [string, string], orders: number, cents: number) {
-    const held = Math.round(Number((await redis.hget(key, amount)) ?? 0) * 100);
+    const stored = Math.round(Number((await redis.hget(key, amount)) ?? 0) * 100);
     await redis.hincrby(key, count, orders);
-    await redis.hset(key, amount, ((held + cents) / 100).toFixed(2));
+    await redis.hset(key, amount, ((stored + cents) / 100).toFixed(2));
   }
   async function addSums(key: string, field: string, orders: number, cents: number) {
-    const held = ((await redis.hget(key, field)) ?? "0 0").split(" ").map(Number) as [number, number];
-    await redis.hset(key, field, `${held[0] + orders} ${held[1] + cents}`);
+    const stored = ((await redis.hget(key, field)) ?? "0 0").split(" ").map(Number) as [number, number];
+    await redis.hset(key, field, `${stored[0] + orders} ${stored[1] + cents}`);
   }
-  const spoil: Spoiler = {
+  const corrupt: Corruptor = {
     user: (userId, ...more) => addAmount(`user:${userId}`, ["order_count", "total_spend"], ...more),
     global: (...more) => addAmount("global:stats", ["total_orders", "total_revenue"], ...more),
     async day(day, orders, cents) {
       const [key = ""] = await redis.keys("*days");
       await addSums(key, `d:${day}`, orders, cents);
     },
-    async place(board, userId, orders, cents) {
+    async entry(board, userId, orders, cents) {
       await addSums(await boardKey(board), userId, orders, cents);
     },
-    async leave(board, userId) {
+    async removeEntry(board, userId) {
       await redis.hdel(await boardKey(board), userId);
     },
     async drop(board) {
@@ -82,51 +81,41 @@ async function prepareRedis(): Promise<Prepared & { redis: Redis; boardKey: (nam
     redis.disconnect();
     await store.close();
   };
-  return { store, env: { REDIS_URL: url }, spoil, redis, boardKey, [Symbol.asyncDispose]: dispose };
+  return { store, env: { REDIS_URL: url }, corrupt, redis, boardKey, [Symbol.asyncDispose]: dispose };
 }
 
 async function prepareSqlite(): Promise<Prepared> {
   const dir = temporaryFolder();
   const path = join(dir, "orders.db");
-  const store = openSqliteStore({ path });
+  const store = openSqliteStore(path);
   const db = new Database(path);
   const run = async (sql: string, ...values: (string | number)[]) => db.run(sql, values);
   const add = "ON CONFLICT DO UPDATE SET orders = orders + excluded.orders, cents = cents + excluded.cents";
-  const spoil: Spoiler = {
+  const corrupt: Corruptor = {
     user: (...row) => run(`INSERT INTO users VALUES (?, ?, ?) ${add}`, ...row),
     global: (...row) => run(`INSERT INTO totals VALUES ('', ?, ?) ${add}`, ...row),
     day: (...row) => run(`INSERT INTO totals VALUES (?, ?, ?) ${add}`, ...row),
-    place: (...row) => run(`INSERT INTO boards VALUES (?, ?, ?, ?) ${add}`, ...row),
-    leave: (...place) => run("DELETE FROM boards WHERE board = ? AND user_id = ?", ...place),
+    entry: (...row) => run(`INSERT INTO boards VALUES (?, ?, ?, ?, 1) ${add}`, ...row),
+    removeEntry: (...entry) => run("DELETE FROM boards WHERE board = ? AND user_id = ?", ...entry),
     drop: (board) => run("DELETE FROM boards WHERE board = ?", board),
   };
   const dispose = async () => {
     db.close();
     await store.close();
   };
-  return { store, env: { DATA_DIR: dir }, spoil, [Symbol.asyncDispose]: dispose };
+  return { store, env: { DATA_DIR: dir }, corrupt, [Symbol.asyncDispose]: dispose };
 }
 
 const PREPARE: Record<string, () => Promise<Prepared>> = { redis: prepareRedis, sqlite: prepareSqlite };
 
 function generated(count: number): Order[] {
-  const options = {
-    seed: 7,
-    users: 2500,
-    mismatch: 5,
-    invalid: 0,
-    duplicates: 0,
-    days: 500,
-    onValueMismatch: "correct",
-  };
-  const messages = generate({ ...options, onValueMismatch: "correct", nowMs: Date.parse("2026-02-03T12:00:00Z") });
-  return messages
-    .take(count)
-    .map(({ orderId, ...message }) => ({ ...message, id: orderId }))
-    .toArray();
+  const mix = { mismatch: 5, invalid: 0, duplicates: 0, onValueMismatch: "correct" as const };
+  const nowMs = Date.parse("2026-02-03T12:00:00Z");
+  const messages = generate({ ...mix, seed: 7, users: 2500, days: 500, nowMs }).take(count);
+  return messages.map(({ orderId, ...message }) => ({ ...message, id: orderId })).toArray();
 }
 
-async function recordAll(store: WholeStore, orders: Order[]) {
+async function recordAll(store: FullStore, orders: Order[]) {
   for (let at = 0; at < orders.length; at += 100) await store.record(orders.slice(at, at + 100));
 }
 
@@ -137,8 +126,8 @@ async function run(env: Record<string, string>, ...args: string[]) {
   return { exitCode, stdout, stderr };
 }
 
-/** Each single change, and what the audit then says: of what, and what it found there. */
-const CORRUPTIONS: Record<string, [(spoil: Spoiler) => Promise<unknown>, Record<string, string>]> = {
+/** Each change, and what the audit finds then. */
+const CORRUPTIONS: Record<string, [(corrupt: Corruptor) => Promise<unknown>, Record<string, string>]> = {
   "a user's cents": [
     ({ user }) => user("U1", 0, 1),
     { "user U1": "2 orders, 20.05", "sum of the users": "3 orders, 30.05" },
@@ -159,50 +148,65 @@ const CORRUPTIONS: Record<string, [(spoil: Spoiler) => Promise<unknown>, Record<
     ({ day }) => day("2025-01-01", 0, 1),
     {
       "sum of the days": "3 orders, 30.05",
-      ...{ "board d:2025-01-01": "1 orders, 0.05", "board w:2025-W01": "3 orders, 30.04" },
-      ...{ "board m:2025-01": "1 orders, 0.05", "board y:2025": "1 orders, 0.05" },
+      ...{ "leaderboard d:2025-01-01": "1 orders, 0.05", "leaderboard w:2025-W01": "3 orders, 30.04" },
+      ...{ "leaderboard m:2025-01": "1 orders, 0.05", "leaderboard y:2025": "1 orders, 0.05" },
     },
   ],
-  "a day that is none": [
+  "a day that is no date": [
     ({ day }) => day("2025-02-29", 1, 5),
     { "day 2025-02-29": "none", "sum of the days": "4 orders, 30.09" },
   ],
-  "a spend on a board": [({ place }) => place("d:2025-01-01", "U1", 0, 1), { "board d:2025-01-01": "1 orders, 0.06" }],
-  "a count on a board": [({ place }) => place("m:2024-12", "U2", 1, 0), { "board m:2024-12": "3 orders, 29.99" }],
-  "a count on a year board": [
-    ({ place }) => place("y:2024", "U2", 1, 0),
-    { "board y:2024": "3 orders, 29.99", "user U2": "1 orders, 10.00" },
+  "a spend on a leaderboard": [
+    ({ entry }) => entry("d:2025-01-01", "U1", 0, 1),
+    { "leaderboard d:2025-01-01": "1 orders, 0.06" },
   ],
-  "amounts of two users of a year, exchanged": [
-    async ({ place }) => [await place("y:2024", "U1", 0, 1), await place("y:2024", "U2", 0, -1)],
+  "a count on a leaderboard": [
+    ({ entry }) => entry("m:2024-12", "U2", 1, 0),
+    { "leaderboard m:2024-12": "3 orders, 29.99" },
+  ],
+  "a count on a year leaderboard": [
+    ({ entry }) => entry("y:2024", "U2", 1, 0),
+    { "leaderboard y:2024": "3 orders, 29.99", "user U2": "1 orders, 10.00" },
+  ],
+  "cents moved between two users of a year": [
+    async ({ entry }) => [await entry("y:2024", "U1", 0, 1), await entry("y:2024", "U2", 0, -1)],
     { "user U1": "2 orders, 20.04", "user U2": "1 orders, 10.00" },
   ],
-  "a count of zero on a board": [
-    ({ place }) => place("w:2025-W01", "U3", 0, 0),
-    { "users without orders on board w:2025-W01": "1" },
+  "a count of zero on a leaderboard": [
+    ({ entry }) => entry("w:2025-W01", "U3", 0, 0),
+    { "users without orders on leaderboard w:2025-W01": "1" },
   ],
-  "a user off a board": [({ leave }) => leave("w:2025-W01", "U2"), { "board w:2025-W01": "2 orders, 20.04" }],
-  "a user off a year board": [
-    ({ leave }) => leave("y:2024", "U2"),
-    { "board y:2024": "1 orders, 19.99", "user U2": "1 orders, 10.00", "sum of the users": "2 orders, 20.04" },
+  "a user missing from a leaderboard": [
+    ({ removeEntry }) => removeEntry("w:2025-W01", "U2"),
+    { "leaderboard w:2025-W01": "2 orders, 20.04" },
   ],
-  "an extra board": [({ place }) => place("d:2030-01-01", "U1", 1, 5), { "board d:2030-01-01": "1 orders, 0.05" }],
-  "an extra year board": [
-    ({ place }) => place("y:2030", "U1", 1, 5),
-    { "board y:2030": "1 orders, 0.05", "user U1": "2 orders, 20.04" },
+  "a user missing from a year leaderboard": [
+    ({ removeEntry }) => removeEntry("y:2024", "U2"),
+    { "leaderboard y:2024": "1 orders, 19.99", "user U2": "1 orders, 10.00", "sum of the users": "2 orders, 20.04" },
   ],
-  "a board that is gone": [({ drop }) => drop("m:2025-01"), { "board m:2025-01": "0 orders, 0.00" }],
+  "an extra leaderboard": [
+    ({ entry }) => entry("d:2030-01-01", "U1", 1, 5),
+    { "leaderboard d:2030-01-01": "1 orders, 0.05" },
+  ],
+  "an extra year leaderboard": [
+    ({ entry }) => entry("y:2030", "U1", 1, 5),
+    { "leaderboard y:2030": "1 orders, 0.05", "user U1": "2 orders, 20.04" },
+  ],
+  "a missing leaderboard": [({ drop }) => drop("m:2025-01"), { "leaderboard m:2025-01": "0 orders, 0.00" }],
   "an extra user": [({ user }) => user("U0", 1, 5), { "user U0": "1 orders, 0.05" }],
-  "an extra user on a year board": [
-    ({ place }) => place("y:2025", "U0", 1, 5),
-    { "board y:2025": "2 orders, 0.10", "user U0": "0 orders, 0.00" },
+  "an extra user on a year leaderboard": [
+    ({ entry }) => entry("y:2025", "U0", 1, 5),
+    {
+      ...{ "leaderboard y:2025": "2 orders, 0.10", "user U0": "0 orders, 0.00" },
+      "users missing from the list of users": "1",
+    },
   ],
 };
 
 describe.each(Object.keys(PREPARE))("%s", (kind) => {
   const prepare = PREPARE[kind] as () => Promise<Prepared>;
 
-  test("a store of thousands of orders agrees, and each order was read on four boards", async () => {
+  test("a store of thousands of orders agrees, and each order was read on four leaderboards", async () => {
     await using prepared = await prepare();
     const orders = generated(4000);
     await recordAll(prepared.store, orders);
@@ -225,44 +229,43 @@ describe.each(Object.keys(PREPARE))("%s", (kind) => {
   });
 
   test.each(Object.keys(CORRUPTIONS))("it finds and names %s", async (name) => {
-    const [spoil, expected] = CORRUPTIONS[name] as NonNullable<(typeof CORRUPTIONS)[string]>;
+    const [corrupt, expected] = CORRUPTIONS[name] as NonNullable<(typeof CORRUPTIONS)[string]>;
     await using prepared = await prepare();
     await recordAll(prepared.store, KNOWN);
-    await spoil(prepared.spoil);
+    await corrupt(prepared.corrupt);
     const { differences } = await auditStore(prepared.store, () => {});
     const found = differences.map(({ what, found }) => [what, found]);
     expect(Object.fromEntries(found)).toEqual(expected);
     for (const { expected, found } of differences) expect(expected).not.toBe(found);
   });
 
-  test("what is kept to look at and to page through is neither board nor user", async () => {
+  test("recent orders and the list of users are no part of the sums", async () => {
     await using prepared = await prepare();
     await recordAll(prepared.store, KNOWN);
     const before = await auditStore(prepared.store, () => {});
-    await prepared.store.remember([{ outcome: "duplicate", atMs: 1, messageId: "m", orderId: "first", userId: "U1" }]);
-    await prepared.store.keepListing("y:2024", ["[]"], 60);
+    await prepared.store.addRecent([{ outcome: "duplicate", atMs: 1, messageId: "m", orderId: "first", userId: "U1" }]);
     expect(await auditStore(prepared.store, () => {})).toEqual(before);
     expect(before.differences).toEqual([]);
   });
 
-  test("at most twenty differences are told", async () => {
+  test("at most twenty differences are reported", async () => {
     await using prepared = await prepare();
     await recordAll(prepared.store, generated(200));
-    await prepared.spoil.drop("y:2025");
+    await prepared.corrupt.drop("y:2025");
     expect((await auditStore(prepared.store, () => {})).differences).toHaveLength(20);
   });
 
-  test("the command answers 0 and a summary where the sums agree, 1 and the differences where not", async () => {
+  test("the command exits with 0 and a summary if the sums agree, with 1 and the differences if not", async () => {
     await using prepared = await prepare();
     await recordAll(prepared.store, KNOWN);
-    const summary = "2 users, 2 days, 7 boards, 3 orders, 30.04 in ";
+    const summary = "2 users, 2 days, 7 leaderboards, 3 orders, 30.04 in ";
     const good = await run(prepared.env);
-    expect([good.exitCode, good.stderr]).toEqual([0, expect.stringMatching(/^\d+ of 12 places on boards /)]);
-    expect(good.stdout).toMatch(/^The sums agree: 2 users, 2 days, \d boards, 3 orders, 30\.04 in \d+\.\d s\n$/);
+    expect([good.exitCode, good.stderr]).toEqual([0, expect.stringMatching(/^\d+ of 12 entries on leaderboards /)]);
+    expect(good.stdout).toStartWith(`The sums agree: ${summary}`);
     const { exitCode, stdout } = await run(prepared.env, "--json");
-    const read = { users: 2, days: 2, boards: 7, orders: 3, revenue: 30.04, seconds: expect.any(Number) };
+    const read = { users: 2, days: 2, leaderboards: 7, orders: 3, revenue: 30.04, seconds: expect.any(Number) };
     expect([exitCode, JSON.parse(stdout)]).toEqual([0, { agrees: true, ...read, differences: [] }]);
-    await prepared.spoil.user("U1", 0, 1);
+    await prepared.corrupt.user("U1", 0, 1);
     const bad = await run(prepared.env);
     expect(bad.exitCode).toBe(1);
     expect(bad.stdout).toStartWith(`The sums differ: ${summary}`);
@@ -272,7 +275,7 @@ describe.each(Object.keys(PREPARE))("%s", (kind) => {
     expect([json.exitCode, agrees, differences.length]).toEqual([1, false, 2]);
   });
 
-  test("orders that are counted during the reading make it of no one moment", async () => {
+  test("reports that orders were counted during the audit", async () => {
     await using prepared = await prepare();
     await recordAll(prepared.store, KNOWN);
     const counting: Promise<unknown>[] = [];
@@ -288,31 +291,31 @@ describe.each(Object.keys(PREPARE))("%s", (kind) => {
 describe("redis", () => {
   const CROWD = Array.from({ length: 1200 }, (_, index) => order({ userId: `U${index}`, cents: 2000 - index }));
 
-  test("the first users of a board too large to be ranked when read are audited", async () => {
+  test("the first users of a leaderboard too large to be ranked when read are audited", async () => {
     await using prepared = await prepareRedis();
     await recordAll(prepared.store, CROWD);
     expect((await auditStore(prepared.store, () => {})).differences).toEqual([]);
   });
 
   test.each<[string, (redis: Redis, top: string) => Promise<unknown>, string]>([
-    ["missing", (redis, top) => redis.zrem(top, "U999"), "rank 1000 of board m:2024-12"],
-    ["misplaced", (redis, top) => redis.zadd(top, -1005, "U997"), "rank 997 of board m:2024-12"],
-    ["of another spend", (redis, top) => redis.zadd(top, -9999, "U0"), "rank 1 of board m:2024-12"],
-    ["all missing", (redis, top) => redis.del(top), "rank 1 of board m:2024-12"],
-  ])("it finds first users that are %s", async (_, spoil, what) => {
+    ["missing", (redis, top) => redis.zrem(top, "U999"), "rank 1000 of leaderboard m:2024-12"],
+    ["misplaced", (redis, top) => redis.zadd(top, -1005, "U997"), "rank 997 of leaderboard m:2024-12"],
+    ["of another spend", (redis, top) => redis.zadd(top, -9999, "U0"), "rank 1 of leaderboard m:2024-12"],
+    ["all missing", (redis, top) => redis.del(top), "rank 1 of leaderboard m:2024-12"],
+  ])("it finds first users that are %s", async (_, corrupt, what) => {
     await using prepared = await prepareRedis();
     await recordAll(prepared.store, CROWD);
-    await spoil(prepared.redis, "orders:top:m:2024-12");
+    await corrupt(prepared.redis, "orders:top:m:2024-12");
     const { differences } = await auditStore(prepared.store, () => {});
     expect(differences[0]?.what).toBe(what);
-    for (const { what } of differences) expect(what).toContain("of board m:2024-12");
+    for (const { what } of differences) expect(what).toContain("of leaderboard m:2024-12");
   });
 });
 
 describe("the command", () => {
-  test("it answers 3 while orders are being counted, and 0 afterwards", async () => {
+  test("exits with 3 while orders are being counted, and with 0 afterwards", async () => {
     await using prepared = await prepareRedis();
-    // So many boards that each attempt lasts longer than this process may have to wait for its turn.
+    // So many leaderboards that an order is counted during each attempt, even if this process has to wait for a CPU.
     const days = daysBetween("2018-01-01", "2023-12-31");
     await recordAll(
       prepared.store,
@@ -327,12 +330,12 @@ describe("the command", () => {
       await prepared.store.record([order()]);
       await Bun.sleep(1);
     }
-    const stderr = expect.stringMatching(/\nOrders are being counted: run it again when the queue is empty\n$/);
+    const stderr = expect.stringMatching(/\nOrders are being counted: run the audit again when the queue is empty\n$/);
     expect(await running).toEqual({ exitCode: 3, stdout: "", stderr });
     expect((await run(prepared.env)).exitCode).toBe(0);
   });
 
-  test("an SQLite file that is not there is an error, and is not made", async () => {
+  test("a missing SQLite file is an error, and is not created", async () => {
     const dir = join(temporaryFolder(), "none");
     const { exitCode, stdout, stderr } = await run({ DATA_DIR: dir });
     expect([exitCode, stdout]).toEqual([1, ""]);
@@ -340,9 +343,8 @@ describe("the command", () => {
     expect(await Bun.file(join(dir, "orders.db")).exists()).toBeFalse();
   });
 
-  test("a Redis that is not there and a bad setting are errors", async () => {
+  test("a Redis that cannot be reached is an error", async () => {
     const { exitCode, stderr } = await run({ REDIS_URL: "redis://127.0.0.1:1" });
     expect([exitCode, stderr]).toEqual([1, expect.stringContaining("Cannot reach Redis at redis://127.0.0.1:1")]);
-    expect((await run({ REDIS_URL: "http://127.0.0.1" })).exitCode).toBe(1);
   });
 });

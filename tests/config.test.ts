@@ -16,7 +16,7 @@ function problemsOf(env: Record<string, string>): string[] {
 describe("readConfig()", () => {
   test("with nothing set names the embedded queue and store on loopback", () => {
     expect(readConfig({})).toMatchObject({
-      http: { host: "127.0.0.1", port: 8000, api: "on" },
+      http: { host: "127.0.0.1", port: 8000 },
       queue: { kind: "embedded", name: "orders-queue", port: 4566 },
       store: { kind: "sqlite", path: ".data/orders.db" },
       consumer: { onValueMismatch: "correct" },
@@ -78,21 +78,51 @@ describe("readConfig()", () => {
     expect(readConfig(env as Record<string, string>).tracing).toEqual(tracing as never);
   });
 
+  const node = (host: string, port = 6379) => ({ host, port });
+
   test.each([
-    ["r1:6379", { nodes: ["r1:6379"] }],
-    ["r1:6379, 10.0.0.2:7000 ,r-3.internal:6379", { nodes: ["r1:6379", "10.0.0.2:7000", "r-3.internal:6379"] }],
+    ["r1:6379", { nodes: [node("r1")] }],
+    [
+      "r1:6379, 10.0.0.2:7000 ,r-3.internal:6379",
+      { nodes: [node("r1"), node("10.0.0.2", 7000), node("r-3.internal")] },
+    ],
+    ["[::1]:7000,[fe80::2]:7000", { nodes: [node("::1", 7000), node("fe80::2", 7000)] }],
     [
       "rediss://shop:p%40ss@r1:6379,r2:6379",
-      { nodes: ["r1:6379", "r2:6379"], username: "shop", password: "p@ss", tls: true },
+      { nodes: [node("r1"), node("r2")], username: "shop", password: "p@ss", tls: true },
     ],
-    ["redis://:secret@r1:6379", { nodes: ["r1:6379"], password: "secret" }],
+    ["redis://:p%25ss@r1:6379", { nodes: [node("r1")], password: "p%ss" }],
   ])("reads the cluster nodes %s", (text, address) => {
-    const { store } = readConfig({ REDIS_CLUSTER_NODES: text, REDIS_WAIT_REPLICAS: "1" });
-    expect(store).toEqual({ kind: "cluster", shards: 16, waitReplicas: 1, ...address });
+    const { store } = readConfig({ REDIS_CLUSTER_NODES: text, REDIS_WAIT_REPLICAS: "1", REDIS_KEY_PREFIX: "shop1" });
+    expect(store).toEqual({ kind: "cluster", waitReplicas: 1, keyPrefix: "shop1", ...address });
+  });
+
+  test.each([
+    ["redis+sentinel://s1:6379/orders", { sentinels: [node("s1")] }],
+    ["redis+sentinel://s1:6379,[::1]:7000/orders/3", { sentinels: [node("s1"), node("::1", 7000)], db: 3 }],
+    ["redis+sentinel://:p%25ss@s1:6379/orders", { sentinels: [node("s1")], password: "p%ss" }],
+    [
+      "rediss+sentinel://shop:p%40%2Fss@s1:6379/orders",
+      { sentinels: [node("s1")], username: "shop", password: "p@/ss", tls: true },
+    ],
+  ])("reads the Sentinels %s", (text, address) => {
+    const { store } = readConfig({ REDIS_URL: text });
+    expect(store).toEqual({ kind: "redis", waitReplicas: 0, name: "orders", db: 0, ...address });
+  });
+
+  test.each([
+    ["redis://r", "redis://r"],
+    ["redis://[::1]:7000", "redis://[::1]:7000"],
+    ["rediss://shop:p%25%40ss@r:6379/1", "rediss://shop:p%25%40ss@r:6379/1"],
+    ["REDISS://r:6379/", "rediss://r:6379/"],
+  ])("reads the Redis %s", (text, url) => {
+    expect(readConfig({ REDIS_URL: text }).store).toEqual({ kind: "redis", waitReplicas: 0, url });
   });
 
   test("takes an empty value for an unset one", () => {
-    expect(readConfig({ PORT: "", REDIS_URL: " ", API_KEY: "", SQS_QUEUE_NAME: "" })).toEqual(readConfig({}));
+    expect(readConfig({ PORT: "", REDIS_URL: " ", API_KEY: "", REDIS_KEY_PREFIX: "", SQS_QUEUE_NAME: "" })).toEqual(
+      readConfig({}),
+    );
   });
 
   test.each([
@@ -109,22 +139,47 @@ describe("readConfig()", () => {
       { ...COLLECTOR, OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "10%" },
       /^OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1$/,
     ],
-    [{ API: "no" }, /^API must be one of on, off: got "no"$/],
-    [{ API: "off", CONSUMER_WORKERS: "0" }, /^CONSUMER_WORKERS=0 and API=off leave nothing to do/],
     [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
     [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
     ...["a b", ".fifo", "a.fifo.fifo", "a.fifo-b", "a.FIFO", "q".repeat(77), `${"q".repeat(72)}.fifo`].map(
       (SQS_QUEUE_NAME) => [{ SQS_QUEUE_NAME }, /^SQS_QUEUE_NAME must be a queue name/] as const,
     ),
     [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
-    [{ REDIS_URL: "http://r" }, /^REDIS_URL must be a URL that begins with redis:\/\/ or rediss:\/\/$/],
-    [{ REDIS_URL: "localhost:6379" }, /^REDIS_URL must be/],
+    ...[
+      ...["http://r", "localhost:6379", "redis://", "redis://:pass/word@r", "redis://r:99999"],
+      ...[
+        "redis+sentinel://s:1",
+        "redis+sentinel://s:1/",
+        "redis+sentinel://s:1/name/x",
+        "redis+sentinel://s:1/name?db=1",
+      ],
+    ].map((REDIS_URL) => [{ REDIS_URL }, /^REDIS_URL must be redis:\/\/host:port, rediss:\/\/ for TLS, or/] as const),
+    [{ REDIS_URL: "redis+sentinel://s1,s2:1/name" }, /^REDIS_URL after redis\+sentinel:\/\/ must be host:port, or/],
+    ...["redis://r?keyPrefix=shop1", "redis://r:6379/1?db=2", "redis://r/#shop1"].map(
+      (REDIS_URL) => [{ REDIS_URL }, /^REDIS_URL must not have parameters after \? or #: set a key prefix/] as const,
+    ),
+    ...["redis://r/orders", "redis://r/1/2", "redis://r/-1"].map(
+      (REDIS_URL) => [{ REDIS_URL }, /^REDIS_URL may end with a database number only, such as \/1$/] as const,
+    ),
+    ...["redis://:p%ss@r", "redis://p%ss:x@r", "redis+sentinel://:p%ss@s:1/name"].map(
+      (REDIS_URL) => [{ REDIS_URL }, /^REDIS_URL: a % in user or password must be written as %25$/] as const,
+    ),
+    [
+      { REDIS_CLUSTER_NODES: "redis://:p%ss@r:1" },
+      /^REDIS_CLUSTER_NODES: a % in user or password must be written as %25$/,
+    ],
     ...["a", "a:1,", "a:x", "a:1 b:2", "a:99999", "http://a:1", "redis://u:p w@a:1"].map(
-      (REDIS_CLUSTER_NODES) =>
-        [{ REDIS_CLUSTER_NODES }, /^REDIS_CLUSTER_NODES must be host:port, with commas/] as const,
+      (REDIS_CLUSTER_NODES) => [{ REDIS_CLUSTER_NODES }, /^REDIS_CLUSTER_NODES must be host:port, or/] as const,
     ),
     [{ REDIS_CLUSTER_NODES: "a:1", REDIS_URL: "redis://r" }, /^REDIS_URL and REDIS_CLUSTER_NODES are both set/],
-    [{ REDIS_SHARDS: "1" }, /^REDIS_SHARDS must be an integer from 2 to 256/],
+    ...["a:b", "{x}", "a b", "user", "x".repeat(65)].map(
+      (REDIS_KEY_PREFIX) =>
+        [
+          { REDIS_KEY_PREFIX, REDIS_URL: "redis://r" },
+          /^REDIS_KEY_PREFIX must be 1 to 64 letters, digits, _, \. or -, and not user: got "/,
+        ] as const,
+    ),
+    [{ REDIS_KEY_PREFIX: "shop1" }, /^REDIS_KEY_PREFIX needs REDIS_URL or REDIS_CLUSTER_NODES$/],
     [{ REDIS_WAIT_REPLICAS: "-1" }, /^REDIS_WAIT_REPLICAS must be an integer from 0 to 5/],
   ])("refuses %j", (env, message) => {
     const problems = problemsOf(env as Record<string, string>);
@@ -136,9 +191,21 @@ describe("readConfig()", () => {
     expect(problemsOf({ PORT: "x", REDIS_URL: "x", LOG_LEVEL: "x" })).toHaveLength(3);
   });
 
-  test("does not repeat a password", () => {
-    expect(problemsOf({ REDIS_URL: "redi://user:secret@host" }).join()).not.toContain("secret");
-    expect(problemsOf({ REDIS_CLUSTER_NODES: "redi://user:secret@host" }).join()).not.toContain("secret");
+  test.each([
+    "redi://user:secret@host",
+    "redis://user:secret@host?db=1",
+    "redis://user:secret@host/x",
+    "redis://user:secret%@host",
+    "redis://:secret/@host",
+    "redis+sentinel://user:secret@host/name",
+    "redis+sentinel://user:secret%@host:1/name",
+  ])("does not repeat the password of %s", (address) => {
+    for (const name of ["REDIS_URL", "REDIS_CLUSTER_NODES"]) {
+      const problems = problemsOf({ [name]: address }).join();
+      expect(problems).toContain(name);
+      expect(problems).not.toContain("secret");
+      expect(problems).not.toContain("user:");
+    }
   });
 
   test("refuses the embedded halves in production", () => {

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import type { Browser, Page } from "playwright-core";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
-import { openBrowser } from "../scripts/bench/browser.ts";
+import { openBrowser } from "./support/browser.ts";
 import { body } from "./support/orders.ts";
 import { eventsOf, type Program, startProgram, temporaryFolder } from "./support/program.ts";
 import { freePort } from "./support/redis-server.ts";
@@ -79,7 +79,7 @@ describe("the dashboard", () => {
     await shows(opened.page, "#welcome", "bun scripts/populate.ts");
     await shows(opened.page, "#orders", "0");
     await shows(opened.page, "#days-note", "No orders in this range");
-    await shows(opened.page, "#corrected-note", "No order had to be corrected yet");
+    await shows(opened.page, "#corrected-note", "No corrected orders yet");
     await shows(opened.page, "#status", "Live");
     expect(opened.complaints).toEqual([]);
   });
@@ -94,7 +94,7 @@ describe("the dashboard", () => {
     const { total_revenue } = await api("/stats/global");
     expect(total_revenue).toBe(1277.75);
     await shows(page, "#revenue", asMoney(total_revenue));
-    await shows(page, "#average", "319.44 an order");
+    await shows(page, "#average", "319.44 per order");
     await shows(page, "#outcomes", "counted|corrected|duplicate|rejected".split("|")[0] as string);
     await waitFor("the outcomes", async () => (await text(page, "#outcomes dd")) === "3|1|0|1");
     await shows(page, "#dead", "1");
@@ -108,7 +108,7 @@ describe("the dashboard", () => {
     );
     expect(await page.locator("#top tbody tr").allInnerTexts()).toEqual(expected);
     await shows(page, "#revenue-sum", asMoney(total_revenue));
-    await page.getByText("As a table").click();
+    await page.getByText("Show as table").click();
     const [first] = await page.locator("#days-table tbody tr").allInnerTexts();
     expect(first).toBe([today().slice(0, 10), 4, asMoney(total_revenue)].join("\t"));
 
@@ -131,7 +131,7 @@ describe("the dashboard", () => {
     await page.getByLabel("User id").focus();
     await page.keyboard.type("U2");
     await page.keyboard.press("Enter");
-    await shows(page, "#user", "U2: 2 orders, 70.00 spent, 35.00 an order");
+    await shows(page, "#user", "U2: 2 orders, 70.00 spent, 35.00 per order");
     await page.keyboard.press("Tab");
     await page.keyboard.press("Tab");
     await page.keyboard.type("ORD-99");
@@ -139,7 +139,7 @@ describe("the dashboard", () => {
     await shows(page, "#order", "ORD-99 was counted");
     await page.getByLabel("Order id").fill("nobody's");
     await page.keyboard.press("Enter");
-    await shows(page, "#order", "nobody's was not counted within the last 29 days");
+    await shows(page, "#order", "nobody's was not counted within the last 19 days");
     await page.locator("#top").getByText(HOSTILE).click();
     await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent`);
     await page.getByText("Year", { exact: true }).click();
@@ -177,7 +177,7 @@ describe("the dashboard", () => {
   test("a range that cannot be is told in the words of the API", async () => {
     await using opened = await open();
     await opened.page.getByLabel("From").fill("2020-01-01");
-    await shows(opened.page, "#days-note", "A range holds at most 400 days");
+    await shows(opened.page, "#days-note", "A range can have at most 400 days");
   });
 
   test.each([

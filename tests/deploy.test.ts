@@ -8,7 +8,13 @@ import type { IDeployment } from "kubernetes-models/apps/v1/Deployment";
 import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
 import type { IService } from "kubernetes-models/v1/Service";
 import { readConfig } from "../config.ts";
+import { auditStore } from "../store/audit.ts";
+import { openStore } from "../store/open.ts";
 import { cloudFormationProblems, type Template } from "./support/cloudformation.ts";
+import { order } from "./support/orders.ts";
+import { temporaryFolder } from "./support/program.ts";
+import { cli } from "./support/redis-cluster.ts";
+import { startRedisServer } from "./support/redis-server.ts";
 import { composeProblems, kubernetesProblems } from "./support/schemas.ts";
 
 // The compiler runs, and AWS's specification is large: bun's five seconds would fail a test that is only slow.
@@ -24,7 +30,7 @@ const SCHEMAS = {
 type Path = keyof typeof SCHEMAS;
 
 describe("the schema of", () => {
-  test.each(Object.keys(SCHEMAS) as Path[])("%s has nothing against it", async (path) => {
+  test.each(Object.keys(SCHEMAS) as Path[])("%s accepts it", async (path) => {
     expect(await SCHEMAS[path](read(path))).toEqual([]);
   });
 
@@ -46,7 +52,7 @@ describe("the schema of", () => {
     ["deploy/ecs.yaml", "{ Ref: Capacity }", "{ Ref: Target }"],
     ["deploy/ecs.yaml", "{Service.Name}", "{Service.Nam}"],
     ["deploy/ecs.yaml", "Dimensions: [", "Dimensions: &queue ["],
-  ])("%s would find %p written as %p", async (path, right, wrong) => {
+  ])("%s finds %p written as %p", async (path, right, wrong) => {
     expect(read(path)).toContain(right);
     expect(await SCHEMAS[path](read(path).replace(right, wrong))).not.toEqual([]);
   });
@@ -85,7 +91,7 @@ const [definition] = properties<{
 /** A secret's value is not in the manifests. */
 const SECRETS = { REDIS_URL: "rediss://redis.example.com", API_KEY: "secret" };
 const secret = (name: string) => SECRETS[name as keyof typeof SECRETS];
-/** What CloudFormation makes of a value: names of this or that are a letter here. */
+/** A value as CloudFormation resolves it; every reference is one letter here. */
 const filledIn = (value: NamedValue["Value"]) =>
   typeof value === "object" ? (value["Fn::Sub"]?.replaceAll(/\$\{[^}]+\}/g, "x") ?? "x") : value;
 
@@ -99,7 +105,7 @@ const PROGRAMS = [
   {
     path: "deploy/kubernetes.yaml",
     env: (container?.env ?? []).map(({ name, value }) => [name, value ?? secret(name)]),
-    // The hook has its share of the time.
+    // The preStop hook uses a part of the time.
     stopSeconds: (pod?.terminationGracePeriodSeconds ?? 0) - Number(container?.lifecycle?.preStop?.exec?.command?.[1]),
   },
   {
@@ -112,42 +118,42 @@ const PROGRAMS = [
   },
 ];
 
-/** What the AWS SDK reads in place of config.ts. */
-const OF_THE_SDK = ["AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/** Variables that the AWS SDK reads instead of config.ts. */
+const SDK_VARIABLES = ["AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 describe.each(PROGRAMS)("$path", ({ env, stopSeconds }) => {
   test("gives the program more than the ten seconds in which it stops", () => {
     expect(stopSeconds).toBeWithin(11, 121);
   });
 
-  test("sets only variables that the program knows, to values that it takes in production", () => {
+  test("sets only variables that the program reads, to values that it accepts in production", () => {
     const names = env.map(([name]) => name ?? "");
-    const asked = new Set<string | symbol>(OF_THE_SDK);
+    const readNames = new Set<string | symbol>(SDK_VARIABLES);
     const recorder = new Proxy(Object.fromEntries(env), {
       get(target, name) {
-        asked.add(name);
+        readNames.add(name);
         return Reflect.get(target, name);
       },
     });
     const { queue, store, http } = readConfig(recorder);
-    expect(names.filter((name) => !asked.has(name))).toEqual([]);
+    expect(names.filter((name) => !readNames.has(name))).toEqual([]);
     expect(Object.fromEntries(env).NODE_ENV).toBe("production");
     expect([queue.kind, store.kind, http.host, http.port]).toEqual(["sqs", "redis", "0.0.0.0", 8000]);
   });
 });
 
-describe("a process is ended only when it does not answer, never for what /health says of Redis and the queue:", () => {
-  test("Kubernetes asks / and leaves out of the Service what is not ready", () => {
+describe("a process is replaced only when it does not respond, never because Redis or the queue is unavailable:", () => {
+  test("Kubernetes probes /, and the Service leaves out what is not ready", () => {
     expect(container?.startupProbe?.httpGet?.path).toBe("/");
     expect(container?.livenessProbe?.httpGet?.path).toBe("/");
     expect(container?.readinessProbe?.httpGet?.path).toBe("/ready");
   });
 
-  test("ECS asks /, since it replaces what its load balancer finds unhealthy", () => {
+  test("ECS probes /, since it replaces what its load balancer finds unhealthy", () => {
     expect(properties<{ HealthCheckPath: string }>("Targets").HealthCheckPath).toBe("/");
   });
 
-  test("the proxy of compose asks /", () => {
+  test("the proxy of compose probes /", () => {
     expect(compose.configs.haproxy?.content).toContain("http-check send meth GET uri / ");
   });
 });
@@ -159,12 +165,12 @@ describe("images", () => {
   const bases = stages.map(([, image = ""]) => image).filter((image) => !stages.some(([, , stage]) => stage === image));
   const others = Object.values(compose.services).flatMap(({ image }) => image ?? []);
 
-  test.each([...ours, ...bases, ...others])("%s is of one version", (image) => {
+  test.each([...ours, ...bases, ...others])("%s has an exact version", (image) => {
     // A tag can be moved and a digest cannot; digests are for the registry that you copy the images to.
     expect(image).toMatch(/^[\w./-]+:v?\d+\.\d+\.\d+(-[a-z]+)?$/);
   });
 
-  test("that are the program are of its version", () => {
+  test("of the program have its version", () => {
     for (const image of ours) expect(image).toEndWith(`/order-stats:${version}`);
     expect(bases).toHaveLength(1);
     expect(others).toHaveLength(5);
@@ -176,7 +182,7 @@ test("`--scale` can start any number: replicas of compose share no name and no p
   expect(app.ports).toBeUndefined();
 });
 
-test("everything on Kubernetes speaks of the same pods", () => {
+test("everything on Kubernetes selects the same pods", () => {
   const labels = deployment.spec?.template.metadata?.labels ?? {};
   expect(labels).not.toEqual({});
   const selectors = [
@@ -202,16 +208,16 @@ test("Kubernetes and ECS scale by the same numbers", () => {
     };
   }>("DrainTime");
   expect(scaled.triggers[0]?.metadata.threshold).toBe(`${policy.TargetValue}`);
-  // Where nothing moves the metric is the target, which changes nothing.
+  // Where nothing is processed the metric is the target, which changes nothing.
   const expression = policy.CustomizedMetricSpecification.Metrics.at(-1)?.Expression ?? "";
   expect(expression).toContain(`== 0), ${policy.TargetValue}, `);
 });
 
-test("what is not known changes nothing on Kubernetes: a query without an answer is an error, not 0", () => {
+test("an unknown rate changes nothing on Kubernetes: a query without a result is an error, not 0", () => {
   expect(scaled.triggers).toHaveLength(2);
   for (const { metadata } of scaled.triggers) {
     expect(metadata.ignoreNullValues).toBe("false");
-    // To the schema they are any words.
+    // The schema allows any names here.
     expect(Object.keys(metadata).sort()).toEqual(["ignoreNullValues", "query", "serverAddress", "threshold"]);
   }
 });
@@ -228,3 +234,44 @@ test("the role on ECS has the rights that README.md lists, and no others", () =>
   const queues = statements.map(({ Resource }) => /\{(\w+)\}$/.exec(Resource["Fn::Sub"])?.[1]);
   expect(queues).toEqual(["Queue", "DeadLetterQueue"]);
 });
+
+test("the Redis user that README.md describes can count, read, audit and be the target of a copy", async () => {
+  const [, command = ""] = /redis-cli (ACL SETUSER orders .*?)\n```/s.exec(read("README.md")) ?? [];
+  const rules = command.replaceAll(/['\\]/g, "").split(/\s+/).slice(2);
+  const redis = await startRedisServer();
+  try {
+    expect(await cli(redis.port, "ACL", "SETUSER", ...rules)).toBe("OK");
+    const url = `redis://orders:PASSWORD@127.0.0.1:${redis.port}`;
+    await copySqliteStore(url);
+    const store = await openStore({ kind: "redis", url });
+    await store.checkThoroughly();
+    expect(await store.record([order({ id: "copied" }), order({ id: "new" })])).toEqual(["duplicate", "recorded"]);
+    expect(await store.global()).toMatchObject({ orders: 2 });
+    const { differences, users } = await auditStore(store, () => {});
+    expect([differences, users]).toEqual([[], 1]);
+    // These ignore missing rights; the log of Redis does not.
+    expect(await store.configurationWarnings()).toEqual([]);
+    expect(await store.evictedKeys()).toBe(0);
+    await store.close();
+    expect(await cli(redis.port, "ACL", "LOG")).toBe("");
+  } finally {
+    await redis.stop();
+  }
+});
+
+/** Copies a store with one order to a Redis, with the command itself. */
+async function copySqliteStore(url: string) {
+  const dir = temporaryFolder();
+  const source = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
+  await source.record([order({ id: "copied" })]);
+  await source.close();
+  const copy = [process.execPath, "scripts/copy-store.ts", "--to", url];
+  const child = Bun.spawn(copy, {
+    cwd: join(import.meta.dir, ".."),
+    // Nothing else: a REDIS_URL of the shell would be the source.
+    env: { PATH: Bun.env.PATH, DATA_DIR: dir },
+    stderr: "pipe",
+  });
+  const errors = await child.stderr.text();
+  expect(await child.exited, errors).toBe(0);
+}

@@ -3,10 +3,12 @@ import { Elysia } from "elysia";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
 import { eventRoutes } from "../routes/events.ts";
-import { type State, startMonitor } from "../routes/monitor.ts";
+import { type State, startLive } from "../routes/live.ts";
+import { createDataLoss } from "../store/data-loss.ts";
 import { openStore } from "../store/open.ts";
-import { shareReads } from "../store/share.ts";
+import { createSingleFlight } from "../store/single-flight.ts";
 import type { Store } from "../store/store.ts";
+import { logLines } from "./support/log-lines.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
@@ -131,27 +133,29 @@ describe("/events", () => {
   });
 });
 
-test("a monitor that is stopped in the middle of a look does not wait for the next one", async () => {
+test("a live view that is stopped in the middle of a read does not wait for the next one", async () => {
   const looking = Promise.withResolvers<{ value: { orders: number; cents: number }; asOfMs: number }>();
-  const monitor = startMonitor({
+  const live = startLive({
+    store: { check: async () => {} },
+    dataLoss: createDataLoss({ store: { evictedKeys: async () => undefined }, log: logLines().log }),
     reads: { global: () => looking.promise },
     depth: async () => ({ visible: 0, inFlight: 0, deadLetter: 0 }),
     workers: () => [],
     outcomes: async () => ({ counted: 0, corrected: 0, duplicate: 0, rejected: 0 }),
   });
   const from = performance.now();
-  const stopped = monitor.stop();
+  const stopped = live.stop();
   looking.resolve({ value: { orders: 0, cents: 0 }, asOfMs: Date.now() });
   await stopped;
   expect(performance.now() - from).toBeLessThan(500);
 });
 
 test("a reader that does not read is dropped, and costs no memory meanwhile", async () => {
-  // As the monitor does it, but as fast as it goes: at its own rate the network's buffers alone last for minutes.
+  // As live.ts does it, but as fast as it goes: at its own rate the network's buffers alone last for minutes.
   let watchers = 0;
   const text = "x".repeat(10_000);
-  const monitor = {
-    watch(watcher: (stateSince: () => State) => void) {
+  const live = {
+    subscribe(watcher: (stateSince: () => State) => void) {
       watchers++;
       const timer = setInterval(() => watcher(() => ({ samples: [], problems: [text] }) as unknown as State), 1);
       return () => {
@@ -160,7 +164,7 @@ test("a reader that does not read is dropped, and costs no memory meanwhile", as
       };
     },
   };
-  const parts = { monitor: monitor as never, stopping: new AbortController().signal };
+  const parts = { live: live as never, stopping: new AbortController().signal };
   const app = new Elysia().use(eventRoutes(parts)).listen({ hostname: "127.0.0.1", port: 0 });
   let tail = "";
   const socket = await Bun.connect({
@@ -185,18 +189,20 @@ test("a reader that does not read is dropped, and costs no memory meanwhile", as
 });
 
 test("why nothing is counted is told once, though the store can be read", async () => {
-  const paused = { state: "paused" as const, reason: "Redis takes no orders: closed" };
-  const monitor = startMonitor({
-    reads: shareReads(store),
+  const paused = { state: "paused" as const, reason: "Redis does not accept orders: closed" };
+  const live = startLive({
+    store,
+    dataLoss: createDataLoss({ store, log: logLines().log }),
+    reads: createSingleFlight(store),
     depth: async () => ({ visible: 0, inFlight: 0, deadLetter: 0 }),
     workers: () => [paused, paused, { state: "running" }],
     outcomes: async () => ({ counted: 0, corrected: 0, duplicate: 0, rejected: 0 }),
   });
   let problems: string[] = [];
-  monitor.watch((stateSince) => {
+  live.subscribe((stateSince) => {
     problems = stateSince(0).problems;
   });
-  await waitFor("the problem", () => problems.includes("not counting: Redis takes no orders: closed"));
+  await waitFor("the problem", () => problems.includes("not counting: Redis does not accept orders: closed"));
   expect(problems).toHaveLength(1);
-  await monitor.stop();
+  await live.stop();
 });

@@ -87,8 +87,6 @@ async function settledBy({ url }: Program): Promise<number> {
   return outcomes.reduce((sum, outcome) => sum + (samples.get(`orders_total{outcome="${outcome}"}`) ?? 0), 0);
 }
 
-const receivesOf = async ({ url }: Program) =>
-  (await scrape(url)).samples.get('sqs_requests_total{action="ReceiveMessage"}') ?? 0;
 const totalOrders = async (program: Program) =>
   ((await (await program.get("/stats/global")).json()) as { total_orders: number }).total_orders;
 
@@ -184,34 +182,4 @@ describe("on one queue and one store", () => {
     }
     return sent;
   }
-});
-
-describe("a process for each half:", () => {
-  test("one has the API and never receives, the other counts and answers probes and metrics alone", async () => {
-    await using shop = await openShop();
-    await using fleet = createFleet();
-    const [api, consumer] = await Promise.all([
-      fleet.start({ ...shop.env, CONSUMER_WORKERS: "0" }),
-      fleet.start({ ...shop.env, API: "off" }),
-    ]);
-    await shop.queue.send([body(), body(), "{"]);
-    await waitFor("the orders", async () => (await totalOrders(api)) === 2);
-    await waitFor("the outcomes", async () => (await settledBy(consumer)) === 3);
-    expect([await settledBy(api), await receivesOf(api)]).toEqual([0, 0]);
-    expect(await receivesOf(consumer)).toBeGreaterThan(0);
-    expect(await (await api.get("/health")).json()).toMatchObject({ services: { consumers: "none" } });
-    expect(await (await consumer.get("/health")).json()).toMatchObject({ services: { consumers: "running" } });
-    await waitFor("the time to drain", async () => (await scrape(consumer.url)).samples.has("queue_drain_seconds"));
-
-    const { paths } = (await (await api.get("/docs/json")).json()) as { paths: object };
-    const open = ["/", "/health", "/ready", "/metrics"];
-    for (const path of open) expect((await consumer.get(path)).status, path).toBe(200);
-    const others = [...Object.keys(paths), "/docs", "/docs/json", "/dashboard"].filter((path) => !open.includes(path));
-    expect(others.length).toBeGreaterThan(8);
-    for (const path of others) {
-      const answer = await consumer.get(path.replace(/\{.*?\}/, "1"));
-      expect([answer.status, answer.headers.get("content-type")], path).toEqual([404, "application/problem+json"]);
-      expect(await answer.text()).toContain("API=off");
-    }
-  });
 });

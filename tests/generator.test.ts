@@ -1,54 +1,44 @@
 import { expect, test } from "bun:test";
-import { judge } from "../consumer/order.ts";
+import { validateOrder } from "../consumer/order.ts";
 import { type GeneratedMessage, type GeneratorOptions, generate, MAX_REMEMBERED } from "../scripts/generator.ts";
 
 const DAY_MS = 24 * 3600 * 1000;
-const options: GeneratorOptions = {
-  ...{
-    seed: 42,
-    users: 1_000,
-    days: 7,
-    nowMs: Date.parse("2024-12-13T15:00:00Z"),
-    onValueMismatch: "correct",
-  },
-  ...{ mismatch: 10, invalid: 5, duplicates: 20 },
-};
+const nowMs = Date.parse("2024-12-13T15:00:00Z");
+const mix = { mismatch: 10, invalid: 5, duplicates: 20 };
+const options: GeneratorOptions = { ...mix, seed: 42, users: 1_000, days: 7, nowMs, onValueMismatch: "correct" };
 
 function take(count: number, changes: Partial<GeneratorOptions> = {}): GeneratedMessage[] {
   const messages = generate({ ...options, ...changes });
   return Array.from({ length: count }, () => messages.next().value);
 }
 
-/** What the program makes of the bodies, in its own words. */
-function judgeAll(bodies: string[], onValueMismatch: "correct" | "reject") {
+/** The outcomes of the bodies, by the program's own validation. */
+function validateAll(bodies: string[], onValueMismatch: "correct" | "reject") {
   const seen = new Set<string>();
   return bodies.map((body) => {
-    const judged = judge(body, onValueMismatch);
-    if (judged.outcome === "rejected") return { expected: "rejected" as const, cents: 0 };
-    const { id: orderId, userId, day, cents } = judged.order;
-    const expected = seen.has(orderId) ? "duplicate" : judged.outcome;
+    const result = validateOrder(body, onValueMismatch);
+    if (result.outcome === "rejected") return { expected: "rejected" as const, cents: 0 };
+    const { id: orderId, userId, day, cents } = result.order;
+    const expected = seen.has(orderId) ? "duplicate" : result.outcome;
     seen.add(orderId);
     return { expected, orderId, userId, day, cents };
   });
 }
 
-/** Of a rejected message only the outcome can be compared: its body need not hold a user or a day. */
-function announced({ body: _, ...message }: GeneratedMessage) {
+/** Only the outcome of a rejected message can be compared: its body may have no valid user or day. */
+function expectedOf({ body: _, ...message }: GeneratedMessage) {
   return message.expected === "rejected" ? { expected: "rejected" as const, cents: message.cents } : message;
 }
 
-const share = (messages: GeneratedMessage[], outcome: string) =>
+const percentOf = (messages: GeneratedMessage[], outcome: string) =>
   (messages.filter(({ expected }) => expected === outcome).length / messages.length) * 100;
 
 test.each(["correct", "reject"] as const)(
-  "judge() finds in every body what was announced, with %s",
+  "validateOrder() returns the expected outcome for every body, with %s",
   (onValueMismatch) => {
     const messages = take(20_000, { onValueMismatch });
-    const judged = judgeAll(
-      messages.map(({ body }) => body),
-      onValueMismatch,
-    );
-    expect(judged).toEqual(messages.map(announced));
+    const bodies = messages.map(({ body }) => body);
+    expect(validateAll(bodies, onValueMismatch)).toEqual(messages.map(expectedOf));
   },
 );
 
@@ -57,8 +47,8 @@ test("the same options make the same messages", () => {
 });
 
 test("the same seed keeps ids, users, days and cents over a day", () => {
-  const later = take(1_000, { nowMs: options.nowMs + 3 * 3600 * 1000 });
-  expect(later.map(announced)).toEqual(take(1_000).map(announced));
+  const later = take(1_000, { nowMs: nowMs + 3 * 3600 * 1000 });
+  expect(later.map(expectedOf)).toEqual(take(1_000).map(expectedOf));
 });
 
 test("different seeds share no order id", () => {
@@ -68,20 +58,20 @@ test("different seeds share no order id", () => {
 
 test("percentages are of all messages", () => {
   const messages = take(20_000);
-  expect(Math.abs(share(messages, "rejected") - 5)).toBeLessThan(1);
-  expect(Math.abs(share(messages, "duplicate") - 20)).toBeLessThan(1);
-  expect(Math.abs(share(messages, "corrected") - 10)).toBeLessThan(1);
+  expect(Math.abs(percentOf(messages, "rejected") - 5)).toBeLessThan(1);
+  expect(Math.abs(percentOf(messages, "duplicate") - 20)).toBeLessThan(1);
+  expect(Math.abs(percentOf(messages, "corrected") - 10)).toBeLessThan(1);
 });
 
 test("100 percent are all messages, but for the first order, which copies none", () => {
   const none = { mismatch: 0, invalid: 0, duplicates: 0 };
-  expect(share(take(500, none), "counted")).toBe(100);
-  expect(share(take(500, { ...none, mismatch: 100 }), "corrected")).toBe(100);
-  expect(share(take(500, { ...none, invalid: 100 }), "rejected")).toBe(100);
-  expect(share(take(500, { ...none, duplicates: 100 }).slice(1), "duplicate")).toBe(100);
+  expect(percentOf(take(500, none), "counted")).toBe(100);
+  expect(percentOf(take(500, { ...none, mismatch: 100 }), "corrected")).toBe(100);
+  expect(percentOf(take(500, { ...none, invalid: 100 }), "rejected")).toBe(100);
+  expect(percentOf(take(500, { ...none, duplicates: 100 }).slice(1), "duplicate")).toBe(100);
 });
 
-test("a copy has the body of its original or one resent flag more", () => {
+test("a copy has the body of its original, or a resent flag in addition", () => {
   const bodies = new Map<string, string>();
   const copies = take(5_000).flatMap(({ expected, orderId, body }) => {
     if (expected === "duplicate") return { body, original: bodies.get(orderId) };
@@ -97,27 +87,27 @@ test("a copy has the body of its original or one resent flag more", () => {
 test("orders fall on the last days in UTC, some by an offset that crosses midnight, and none in the future", () => {
   const messages = take(5_000, { invalid: 0 });
   const stamps = messages.map(({ body }) => JSON.parse(body).order_timestamp as string);
-  const days = Array.from({ length: 7 }, (_, ago) => new Date(options.nowMs - ago * DAY_MS).toISOString().slice(0, 10));
+  const days = Array.from({ length: 7 }, (_, ago) => new Date(nowMs - ago * DAY_MS).toISOString().slice(0, 10));
   expect(new Set(messages.map(({ day }) => day))).toEqual(new Set(days));
-  expect(Math.max(...stamps.map((stamp) => Date.parse(stamp)))).toBeLessThanOrEqual(options.nowMs);
+  expect(Math.max(...stamps.map((stamp) => Date.parse(stamp)))).toBeLessThanOrEqual(nowMs);
   expect(messages.filter(({ day }, index) => !stamps[index]?.startsWith(day)).length).toBeGreaterThan(50);
   expect(stamps.filter((stamp) => stamp.endsWith("Z")).length).toBeGreaterThan(messages.length * 0.8);
 });
 
-test("a tenth of the users buys about half, and nobody is outside the pool", () => {
+test("a tenth of the users sends about half of the orders, and no user is outside the range", () => {
   const numbers = take(20_000, { users: 50, duplicates: 0 }).map(({ userId }) => Number(userId.slice(1)));
   expect(new Set(numbers).size).toBe(50);
   expect([Math.min(...numbers), Math.max(...numbers)]).toEqual([1, 50]);
-  const buyers = numbers.filter((number) => number <= 5).length / numbers.length;
-  expect(buyers).toBeGreaterThan(0.4);
-  expect(buyers).toBeLessThan(0.55);
+  const part = numbers.filter((number) => number <= 5).length / numbers.length;
+  expect(part).toBeGreaterThan(0.4);
+  expect(part).toBeLessThan(0.55);
 });
 
-test("however many orders there are, copies are of a bounded number of them", () => {
+test("copies are of the latest orders, however many there are", () => {
   const number = ({ orderId }: GeneratedMessage) => Number(orderId.split("-")[2]);
   const ages = take(60_000, { duplicates: 50 }).flatMap((message, index) =>
     message.expected === "duplicate" && index > 50_000 ? index - number(message) : [],
   );
-  // Half of the messages are orders, so one is kept for 2 × MAX_REMEMBERED messages on average; of all, it were 27,000.
+  // Half of the messages are orders, so one is kept for 2 × MAX_REMEMBERED messages on average. If all were kept, it would be 27,000.
   expect(ages.reduce((sum, age) => sum + age) / ages.length).toBeLessThan(4 * MAX_REMEMBERED);
 });

@@ -4,6 +4,8 @@ import { createConsumerMetrics } from "../consumer/metrics.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import type { Queue } from "../queue/queue.ts";
 import { metricsRoutes } from "../routes/metrics.ts";
+import { createDataLoss } from "../store/data-loss.ts";
+import { logLines } from "./support/log-lines.ts";
 import { body } from "./support/orders.ts";
 import { type Program, startProgram } from "./support/program.ts";
 import { promtool, type Scrape, scrape } from "./support/prometheus.ts";
@@ -67,7 +69,7 @@ describe("what a program that has counted orders tells Prometheus", () => {
     ['queue_messages{state="in_flight"}', 0],
     ['queue_messages{state="dead_letter"}', 1],
     ['sqs_errors_total{action="ReceiveMessage"}', 0],
-    ["marker_window_seconds", 29 * 24 * 3600],
+    ["marker_window_seconds", 19 * 24 * 3600],
   ])("%s is %d", (series, value) => {
     expect(scraped.samples.get(series)).toBe(value);
   });
@@ -110,6 +112,8 @@ describe("a gauge whose value is not known", () => {
     const { registry } = createConsumerMetrics();
     const app = metricsRoutes({
       registry: new Registry(),
+      store: { markerWindowSeconds: async () => 1_641_600 },
+      dataLoss: createDataLoss({ store: { evictedKeys: async () => undefined }, log: logLines().log }),
       depth: queue.depth,
       workers: () => [{ state: "restarting" }],
       threadMetrics: async () => [await registry.getMetricsAsJSON()],

@@ -52,10 +52,10 @@ interface ScaledObject {
 }
 const objects = YAML.parse(read("deploy/kubernetes.yaml")) as ScaledObject[];
 const scaled = objects.find(({ kind }) => kind === "ScaledObject");
-/** What KEDA asks of Prometheus. */
+/** The queries that KEDA sends to Prometheus. */
 const triggers = scaled?.spec.triggers.map(({ metadata }) => ({ expr: metadata.query })) ?? [];
 
-describe("Prometheus takes", () => {
+describe("Prometheus accepts", () => {
   test("its configuration, rules included", async () => {
     const dir = join(temporaryFolder(), "observability");
     cpSync(FOLDER, dir, { recursive: true });
@@ -80,7 +80,7 @@ describe("Prometheus takes", () => {
   });
 });
 
-describe("a running program has every metric that is asked for in", () => {
+describe("a running program has every metric that is queried in", () => {
   let running: Running;
   let names: Set<string>;
   beforeAll(async () => {
@@ -103,7 +103,7 @@ describe("a running program has every metric that is asked for in", () => {
   });
   afterAll(() => running.stop());
 
-  /** What Prometheus knows by itself. */
+  /** Metrics of Prometheus itself. */
   const OWN = ["up"];
   const unknown = (expr: string) => metricsOf(expr).filter((name) => !names.has(name) && !OWN.includes(name));
 
@@ -122,14 +122,14 @@ describe("a running program has every metric that is asked for in", () => {
     expect(unknown(expr)).toEqual([]);
   });
 
-  test("and one that it does not have would be found", () => {
+  test("and a metric that it does not have would be found", () => {
     expect(unknown('sum by (le) (rate(orders_lost_total{job="orders"}[5m])) > bool 0.5')).toEqual([
       "orders_lost_total",
     ]);
   });
 });
 
-/** The metric names of a query: the words that are no label, function or keyword. */
+/** The metric names of a query: the identifiers that are no label, function or keyword. */
 function metricsOf(expr: string): string[] {
   const bare = expr
     .replaceAll(/\{[^}]*\}|\[[^\]]*\]|"[^"]*"/g, " ")
@@ -149,7 +149,7 @@ describe("OPERATING.md", () => {
     for (const part of ["**Means:**", "1. ", "2. ", "3. ", "**Do:**", "**Do not:**"]) expect(section).toContain(part);
   });
 
-  test("every alert says how bad it is, for how long, and what it is", () => {
+  test("every alert has a severity, a duration, a summary and a description", () => {
     for (const { alert, labels, annotations, ...rule } of alerts) {
       expect(["critical", "warning"], alert).toContain(labels.severity);
       expect(rule.for, alert).toMatch(/^\d+m$/);
@@ -160,14 +160,14 @@ describe("OPERATING.md", () => {
 });
 
 describe("the dashboard", () => {
-  test("finds its Prometheus imported by hand or provisioned: by a variable, never by a fixed id", () => {
+  test("finds its Prometheus by a variable, never by a fixed id: imported by hand or provisioned", () => {
     const variables = dashboard.templating.list as { name: string; type: string; query: unknown }[];
     expect(variables[0]).toMatchObject({ name: "datasource", type: "datasource", query: "prometheus" });
     for (const { datasource } of panels) expect(datasource?.uid).toMatch(/^\$\{datasource\}$/);
     expect(dashboard.__inputs).toBeUndefined();
   });
 
-  test("every panel has a number of its own and says what it shows", () => {
+  test("every panel has an id of its own and a description", () => {
     expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
     for (const { title, description } of panels) expect(description, title).toBeString();
   });

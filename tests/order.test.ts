@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { type Judged, judge, MAX_ORDER_CENTS, type OnValueMismatch } from "../consumer/order.ts";
+import { type OnValueMismatch, type ValidationResult, validateOrder } from "../consumer/order.ts";
+import { MAX_ORDER_CENTS } from "../store/store.ts";
 
 type Fields = Record<string, string | undefined>;
 
@@ -29,39 +30,39 @@ function itemsOf(lines: string): string {
   return `[${items.join(",")}]`;
 }
 
-function judgeWith(fields: Fields, onValueMismatch: OnValueMismatch = "correct"): Judged {
-  return judge(bodyWith(fields), onValueMismatch);
+function judgeWith(fields: Fields, onValueMismatch: OnValueMismatch = "correct"): ValidationResult {
+  return validateOrder(bodyWith(fields), onValueMismatch);
 }
 
 /** `counted 4000` or `corrected 4000`, in cents, or `rejected <reason>`. */
-function verdict(judged: Judged): string {
-  if (judged.outcome === "rejected") return `rejected ${judged.reason}`;
-  expect(Object.is(judged.order.cents, -0)).toBe(false);
-  return `${judged.outcome} ${judged.order.cents}`;
+function verdict(result: ValidationResult): string {
+  if (result.outcome === "rejected") return `rejected ${result.reason}`;
+  expect(Object.is(result.order.cents, -0)).toBe(false);
+  return `${result.outcome} ${result.order.cents}`;
 }
 
-function errorsOf(judged: Judged) {
-  if (judged.outcome !== "rejected") throw new Error(`expected a rejection, got ${judged.outcome}`);
-  expect(judged.errors.length).toBeGreaterThan(0);
-  expect(judged.errors.length).toBeLessThanOrEqual(20);
-  for (const { path, message } of judged.errors) {
+function errorsOf(result: ValidationResult) {
+  if (result.outcome !== "rejected") throw new Error(`expected a rejection, got ${result.outcome}`);
+  expect(result.errors.length).toBeGreaterThan(0);
+  expect(result.errors.length).toBeLessThanOrEqual(20);
+  for (const { path, message } of result.errors) {
     expect(path).toMatch(/^[a-z0-9_/]{0,60}$/);
     expect(message).toMatch(/^(must |is required$|and at least )[ -~]{0,190}$/);
   }
-  return judged.errors;
+  return result.errors;
 }
 
-function errorPaths(judged: Judged): string[] {
-  return errorsOf(judged).map((error) => error.path);
+function errorPaths(result: ValidationResult): string[] {
+  return errorsOf(result).map((error) => error.path);
 }
 
 function expectInvalid(fields: Fields, ...paths: string[]): void {
-  const judged = judgeWith(fields);
-  expect(verdict(judged)).toBe("rejected invalid_order");
-  expect(errorPaths(judged)).toEqual(paths);
+  const result = judgeWith(fields);
+  expect(verdict(result)).toBe("rejected invalid_order");
+  expect(errorPaths(result)).toEqual(paths);
 }
 
-describe("judge() takes an order as it is meant", () => {
+describe("validateOrder() takes an order as it is meant", () => {
   test("counts a valid order", () => {
     expect(judgeWith({})).toEqual({
       outcome: "counted",
@@ -78,11 +79,11 @@ describe("judge() takes an order as it is meant", () => {
   });
 
   test("rejects a mismatch, and only a mismatch, when mismatches are to be rejected", () => {
-    const judged = judgeWith({ order_value: "99.99" }, "reject");
-    expect(verdict(judged)).toBe("rejected value_mismatch");
-    expect(errorPaths(judged)).toEqual(["/order_value"]);
-    expect(errorsOf(judged)[0]?.message).toContain("99.99");
-    expect(errorsOf(judged)[0]?.message).toContain("40.00");
+    const result = judgeWith({ order_value: "99.99" }, "reject");
+    expect(verdict(result)).toBe("rejected value_mismatch");
+    expect(errorPaths(result)).toEqual(["/order_value"]);
+    expect(errorsOf(result)[0]?.message).toContain("99.99");
+    expect(errorsOf(result)[0]?.message).toContain("40.00");
     expect(verdict(judgeWith({ order_value: "40.01" }, "reject"))).toBe("counted 4001");
     expect(verdict(judgeWith({ order_value: "1e308" }, "reject"))).toBe("rejected value_mismatch");
     expect(verdict(judgeWith({ order_value: "-1" }, "reject"))).toBe("rejected invalid_order");
@@ -96,24 +97,24 @@ describe("judge() takes an order as it is meant", () => {
   test("ignores other fields, whatever their name or value", () => {
     const others = '"coupon":null,"constructor":1,"toString":[],"__proto__":{"order_value":1},"":{},"items ":0';
     const body = bodyWith({}).replace("{", `{${others},`);
-    expect(verdict(judge(body, "correct"))).toBe("counted 4000");
+    expect(verdict(validateOrder(body, "correct"))).toBe("counted 4000");
   });
 
   test("counts the last value of a duplicate key", () => {
-    const judged = judge(bodyWith({}).replace("{", '{"order_id":"first","order_value":7,'), "correct");
-    expect(judged).toMatchObject({ outcome: "counted", order: { id: "ORD1234", cents: 4000 } });
-    expect(judge(bodyWith({}).replace(/}$/, ',"order_id":null}'), "correct").outcome).toBe("rejected");
+    const result = validateOrder(bodyWith({}).replace("{", '{"order_id":"first","order_value":7,'), "correct");
+    expect(result).toMatchObject({ outcome: "counted", order: { id: "ORD1234", cents: 4000 } });
+    expect(validateOrder(bodyWith({}).replace(/}$/, ',"order_id":null}'), "correct").outcome).toBe("rejected");
   });
 
   test("takes no field from a prototype", () => {
-    expect(errorPaths(judge(`{"__proto__":${bodyWith({})}}`, "correct"))).toHaveLength(5);
+    expect(errorPaths(validateOrder(`{"__proto__":${bodyWith({})}}`, "correct"))).toHaveLength(5);
     const body = bodyWith({ order_id: undefined }).replace("{", '{"__proto__":{"order_id":"ORD1"},');
-    expect(errorPaths(judge(body, "correct"))).toEqual(["/order_id"]);
+    expect(errorPaths(validateOrder(body, "correct"))).toEqual(["/order_id"]);
     expect("order_id" in {}).toBe(false);
   });
 });
 
-describe("judge() counts order_value itself within one cent of the items, else their total", () => {
+describe("validateOrder() counts order_value itself within one cent of the items, else their total", () => {
   const cases: [items: string, declared: string, expected: string][] = [
     // One cent is the tolerance; anything more is a mismatch.
     ["2 x 20.00", "40", "counted 4000"],
@@ -200,15 +201,15 @@ describe("judge() counts order_value itself within one cent of the items, else t
 
   test("names the limit when the items total more", () => {
     for (const lines of ["1 x 10000000000", "1 x 1e308", "1 x 1e300, 1 x 1e308", "1e308 x 1e308", "1e308 x 0.01"]) {
-      const judged = judgeWith({ items: itemsOf(lines) });
-      expect(errorPaths(judged)).toEqual(["/items"]);
-      expect(errorsOf(judged)[0]?.message).toContain("at most 9999999999.99");
+      const result = judgeWith({ items: itemsOf(lines) });
+      expect(errorPaths(result)).toEqual(["/items"]);
+      expect(errorsOf(result)[0]?.message).toContain("at most 9999999999.99");
     }
     expect(MAX_ORDER_CENTS).toBe(999_999_999_999);
   });
 });
 
-describe("judge() keeps money exact: random orders against BigInt arithmetic on their decimal text", () => {
+describe("validateOrder() keeps money exact: random orders against BigInt arithmetic on their decimal text", () => {
   /** mulberry32, seeded: a failure comes back on the next run. */
   function createRandom(seed: number): (below: number) => number {
     let state = seed;
@@ -262,16 +263,16 @@ describe("judge() keeps money exact: random orders against BigInt arithmetic on 
         items: itemsOf(items.map((item) => item.text).join(", ")),
         order_value: asDecimal(declared, 6),
       };
-      const judged = judgeWith(fields);
-      seen[judged.outcome]++;
+      const result = judgeWith(fields);
+      seen[result.outcome]++;
       const expected = expectedVerdict(totalCents, declared);
-      expect({ fields, verdict: verdict(judged) }).toEqual({ fields, verdict: expected });
+      expect({ fields, verdict: verdict(result) }).toEqual({ fields, verdict: expected });
     }
     for (const orders of Object.values(seen)) expect(orders).toBeGreaterThan(100);
   });
 });
 
-describe("judge() rejects an order with a wrong field, and points at it", () => {
+describe("validateOrder() rejects an order with a wrong field, and points at it", () => {
   for (const field of ["order_id", "user_id", "order_timestamp", "order_value", "items"]) {
     test(`without ${field}`, () => {
       expectInvalid({ [field]: undefined }, `/${field}`);
@@ -361,7 +362,7 @@ describe("judge() rejects an order with a wrong field, and points at it", () => 
         .map((field) => `/${field}`)
         .sort(),
     );
-    const missing = errorPaths(judge("{}", "correct"));
+    const missing = errorPaths(validateOrder("{}", "correct"));
     expect(missing.sort()).toEqual(["/items", "/order_id", "/order_timestamp", "/order_value", "/user_id"]);
   });
 
@@ -390,7 +391,7 @@ describe("judge() rejects an order with a wrong field, and points at it", () => 
   });
 });
 
-describe("judge() names the ids of a rejected order", () => {
+describe("validateOrder() names the ids of a rejected order", () => {
   const both = { orderId: "o", userId: "u" };
 
   test.each<[string, Fields, object]>([
@@ -403,16 +404,16 @@ describe("judge() names the ids of a rejected order", () => {
     const { outcome, reason, errors, ...named } = judgeWith(
       { order_id: '"o"', user_id: '"u"', ...fields },
       "reject",
-    ) as Extract<Judged, { outcome: "rejected" }>;
+    ) as Extract<ValidationResult, { outcome: "rejected" }>;
     expect({ outcome, named }).toEqual({ outcome: "rejected", named: ids });
   });
 
   test.each(["{", "null", '"text"', "[]", '{"__proto__":{"order_id":"o"}}'])("none in %s", (body) => {
-    expect(judge(body, "correct")).not.toHaveProperty("orderId");
+    expect(validateOrder(body, "correct")).not.toHaveProperty("orderId");
   });
 });
 
-describe("judge() takes ids as they are", () => {
+describe("validateOrder() takes ids as they are", () => {
   const ids = [
     ..."U5678| U1 |a:b|{U1}|{}|a b|a\nb|\u0000|a\u0000b|😀|é|e\u0301|👨‍👩‍👧|\ufffd|\ufffe|\u200b".split("|"),
     ..."__proto__|constructor|toString|null|0|user:U1|'; DROP TABLE orders; --".split("|"),
@@ -420,8 +421,8 @@ describe("judge() takes ids as they are", () => {
   ];
   for (const id of ids) {
     test(`counts ${JSON.stringify(id).slice(0, 40)} of ${[...id].length}, unchanged`, () => {
-      const judged = judgeWith({ order_id: JSON.stringify(id), user_id: JSON.stringify(id) });
-      expect(judged).toMatchObject({ outcome: "counted", order: { id, userId: id } });
+      const result = judgeWith({ order_id: JSON.stringify(id), user_id: JSON.stringify(id) });
+      expect(result).toMatchObject({ outcome: "counted", order: { id, userId: id } });
     });
   }
 
@@ -444,7 +445,7 @@ describe("judge() takes ids as they are", () => {
   });
 });
 
-describe("judge() takes the UTC date of an RFC 3339 date-time for the day", () => {
+describe("validateOrder() takes the UTC date of an RFC 3339 date-time for the day", () => {
   const good: [timestamp: string, day: string][] = [
     ["2024-12-13T10:00:00Z", "2024-12-13"],
     ["2024-12-13t10:00:00z", "2024-12-13"],
@@ -537,15 +538,15 @@ describe("judge() takes the UTC date of an RFC 3339 date-time for the day", () =
     for (const year of [1896, 1900, 1970, 2000, 2023, 2024, 2100]) {
       for (let ms = Date.UTC(year, 0, 1); ms < Date.UTC(year + 1, 0, 1); ms += 86_400_000) {
         const times = ["T00:00:00+01:00", "T12:00:00Z", "T23:00:00-01:00"];
-        const judged = times.map((time) => judgeWith({ order_timestamp: `"${dayOf(ms)}${time}"` }));
+        const result = times.map((time) => judgeWith({ order_timestamp: `"${dayOf(ms)}${time}"` }));
         const days = [ms - 86_400_000, ms, ms + 86_400_000].map((at) => ({ order: { day: dayOf(at) } }));
-        expect(judged).toMatchObject(days);
+        expect(result).toMatchObject(days);
       }
     }
   });
 });
 
-describe("judge() rejects a body that is not a JSON object", () => {
+describe("validateOrder() rejects a body that is not a JSON object", () => {
   const numbers = "NaN|Infinity|-Infinity|+1|.5|1.|01|0x10|1_000|1e|'1'|40,00".split("|");
   const ids = ['"a\nb"', '"\\x41"', '"\\usecret"', '"\\u12"', "'U1'", '"secret"secret', "secret", '"\u0000"'];
   const notJson = [
@@ -557,35 +558,35 @@ describe("judge() rejects a body that is not a JSON object", () => {
   ];
   for (const body of notJson) {
     test(`${JSON.stringify(body).slice(0, 50)} … ${JSON.stringify(body.slice(-12))} is not JSON`, () => {
-      const judged = judge(body, "correct");
-      expect(verdict(judged)).toBe("rejected invalid_json");
-      expect(errorPaths(judged)).toEqual([""]);
-      expect(errorsOf(judged)[0]?.message).toMatch(/^must be JSON: ["A-Z]/);
-      expect(errorsOf(judged)[0]?.message).not.toContain("secret");
+      const result = validateOrder(body, "correct");
+      expect(verdict(result)).toBe("rejected invalid_json");
+      expect(errorPaths(result)).toEqual([""]);
+      expect(errorsOf(result)[0]?.message).toMatch(/^must be JSON: ["A-Z]/);
+      expect(errorsOf(result)[0]?.message).not.toContain("secret");
     });
   }
   for (const body of ["[]", `[${bodyWith({})}]`, '"{}"', '""', "0", "1.5", "1e999", "null", "true", "false", " [] "]) {
     test(`${body.slice(0, 30)} is no order`, () => {
-      const judged = judge(body, "correct");
-      expect(verdict(judged)).toBe("rejected invalid_order");
-      expect(errorPaths(judged)).toEqual([""]);
-      expect(errorsOf(judged)[0]?.message).toStartWith("must be an object, is ");
+      const result = validateOrder(body, "correct");
+      expect(verdict(result)).toBe("rejected invalid_order");
+      expect(errorPaths(result)).toEqual([""]);
+      expect(errorsOf(result)[0]?.message).toStartWith("must be an object, is ");
     });
   }
   test("white space around an order is fine", () => {
-    expect(verdict(judge(` \r\n\t${bodyWith({})}\n`, "correct"))).toBe("counted 4000");
+    expect(verdict(validateOrder(` \r\n\t${bodyWith({})}\n`, "correct"))).toBe("counted 4000");
   });
 });
 
-describe("judge() stands bodies of a megabyte", () => {
+describe("validateOrder() stands bodies of a megabyte", () => {
   /** Generous against a busy machine: these take a tenth of it. */
   const LIMIT_MS = 1000;
 
-  function judgeInTime(body: string): Judged {
+  function judgeInTime(body: string): ValidationResult {
     const startMs = performance.now();
-    const judged = judge(body, "correct");
+    const result = validateOrder(body, "correct");
     expect(performance.now() - startMs).toBeLessThan(LIMIT_MS);
-    return judged;
+    return result;
   }
 
   test("counts one of valid items", () => {
@@ -597,17 +598,17 @@ describe("judge() stands bodies of a megabyte", () => {
   for (const item of ["0", "{}", "[]", '{"product_id":"","quantity":0.5,"price_per_unit":"1"}', '{"a":1}']) {
     test(`rejects one of items ${item} with a bounded list of errors`, () => {
       const count = Math.floor(1_000_000 / (item.length + 1));
-      const judged = judgeInTime(bodyWith({ items: `[${Array(count).fill(item).join()}]` }));
-      expect(verdict(judged)).toBe("rejected invalid_order");
-      expect(JSON.stringify(errorsOf(judged)).length).toBeLessThan(8_000);
-      expect(errorsOf(judged)).toHaveLength(20);
+      const result = judgeInTime(bodyWith({ items: `[${Array(count).fill(item).join()}]` }));
+      expect(verdict(result)).toBe("rejected invalid_order");
+      expect(JSON.stringify(errorsOf(result)).length).toBeLessThan(8_000);
+      expect(errorsOf(result)).toHaveLength(20);
     });
   }
 
   test("points at a wrong item after thousands of valid ones", () => {
     const items = `[${Array(18_000).fill('{"product_id":"P","quantity":1,"price_per_unit":1}').join()},{}]`;
-    const judged = judgeInTime(bodyWith({ items }));
-    expect(errorPaths(judged)).toEqual(["product_id", "quantity", "price_per_unit"].map((f) => `/items/18000/${f}`));
+    const result = judgeInTime(bodyWith({ items }));
+    expect(errorPaths(result)).toEqual(["product_id", "quantity", "price_per_unit"].map((f) => `/items/18000/${f}`));
   });
 
   const arrays = "[".repeat(500_000) + "]".repeat(500_000);

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { boardOf, boardsOf, daysBetween, isDay } from "../store/periods.ts";
+import { daysBetween, isDay, leaderboardOf, leaderboardsOf } from "../store/periods.ts";
 
-describe("boardsOf()", () => {
+describe("leaderboardsOf()", () => {
   test.each([
     // Weeks as ISO 8601 has them around the turn of a year
     ["2024-12-13", "2024-W50"],
@@ -15,12 +15,12 @@ describe("boardsOf()", () => {
     ["0001-01-01", "0001-W01"],
     ["9999-12-31", "9999-W52"],
   ])("%s lies in week %s", (day, week) => {
-    expect(boardsOf(day)).toEqual([`d:${day}`, `w:${week}`, `m:${day.slice(0, 7)}`, `y:${day.slice(0, 4)}`]);
+    expect(leaderboardsOf(day)).toEqual([`d:${day}`, `w:${week}`, `m:${day.slice(0, 7)}`, `y:${day.slice(0, 4)}`]);
   });
 
   test("every day from 1990 to 2040 is in the week that its Thursday is in", () => {
     for (const day of daysBetween("1990-01-01", "2040-12-31")) {
-      const [, week] = boardsOf(day);
+      const [, week] = leaderboardsOf(day);
       const monday = new Date(Date.parse(day) - ((new Date(day).getUTCDay() + 6) % 7) * 86_400_000);
       const thursday = new Date(monday.getTime() + 3 * 86_400_000);
       const dayOfYear = (thursday.getTime() - Date.UTC(thursday.getUTCFullYear(), 0, 1)) / 86_400_000;
@@ -30,7 +30,7 @@ describe("boardsOf()", () => {
   });
 });
 
-describe("boardOf()", () => {
+describe("leaderboardOf()", () => {
   test.each([
     ["d", "2024-02-29", "d:2024-02-29"],
     ["w", "2024-05", "w:2024-W05"],
@@ -39,7 +39,7 @@ describe("boardOf()", () => {
     ["m", "2024-12", "m:2024-12"],
     ["y", "2024", "y:2024"],
   ] as const)("%s %s is %s", (period, date, board) => {
-    expect(boardOf(period, date)).toBe(board);
+    expect(leaderboardOf(period, date)).toBe(board);
   });
 
   test.each([
@@ -61,7 +61,7 @@ describe("boardOf()", () => {
     ["y", ""],
     ["y", "２０２４"],
   ] as const)("%s %s is nothing", (period, date) => {
-    expect(boardOf(period, date)).toBeUndefined();
+    expect(leaderboardOf(period, date)).toBeUndefined();
   });
 });
 

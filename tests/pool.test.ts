@@ -34,7 +34,7 @@ describe("the pool replaces a worker that", () => {
     "says nothing for five seconds: %s",
     async (failure) => {
       const { pool, events } = await brokenPool(failure);
-      const stuck = () => pool.status().some(({ reason }) => reason === "silent for 5 s");
+      const stuck = () => pool.status().some(({ reason }) => reason === "no report for 5 s");
       await waitFor("the status to say so", stuck, 8_000);
       await waitFor("its end and its successor", () => events().includes("worker_crashed"), 8_000);
       expect(events()).toContain("worker_stuck");

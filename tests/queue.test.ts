@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { CreateQueueCommand, GetQueueAttributesCommand, SendMessageCommand } from "@aws-sdk/client-sqs";
-import { createClient, withDeadline } from "../queue/client.ts";
+import { withDeadline } from "../deadline.ts";
+import { createClient } from "../queue/client.ts";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
-import { type Message, openQueue } from "../queue/queue.ts";
+import type { Message } from "../queue/message.ts";
+import { openQueue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
@@ -301,7 +303,7 @@ describe("the queue", () => {
   test("a receive that is never answered ends five seconds after its wait", async () => {
     const { queue, stop } = rawServer(() => new Promise<Response>(() => {}));
     const before = performance.now();
-    await expect(queue.receive(0, never)).rejects.toThrow("ReceiveMessage failed: no answer within 5 s");
+    await expect(queue.receive(0, never)).rejects.toThrow("ReceiveMessage failed: no response within 5 s");
     expect(performance.now() - before).toBeWithin(4900, 6500);
     stop();
   });
@@ -314,13 +316,13 @@ describe("the queue", () => {
         }),
       );
     const { queue, stop } = rawServer(stalled);
-    await expect(queue.receive(0, never)).rejects.toThrow("no answer within 5 s");
+    await expect(queue.receive(0, never)).rejects.toThrow("no response within 5 s");
     stop();
   });
 
   test("a deadline holds for what does not hear the signal", async () => {
     const never = new Promise<never>(() => {});
-    await expect(withDeadline(50, undefined, () => never)).rejects.toThrow("no answer within 0.05 s");
+    await expect(withDeadline(50, undefined, () => never)).rejects.toThrow("no response within 0.05 s");
     const stopping = AbortSignal.abort();
     await expect(withDeadline(5_000, stopping, () => never)).rejects.toThrow();
   });
@@ -485,6 +487,6 @@ describe("the embedded queue", () => {
   test("a taken port is one sentence", async () => {
     const port = Number(new URL(emulator.endpoint).port);
     const starting = startEmulator({ port, dir: join(temporaryFolder(), "queue") }, () => {});
-    await expect(starting).rejects.toThrow(`Cannot start the embedded queue: 127.0.0.1:${port} is taken`);
+    await expect(starting).rejects.toThrow(`Cannot start the embedded queue: 127.0.0.1:${port} is in use`);
   });
 });

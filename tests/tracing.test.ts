@@ -1,10 +1,10 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { SendMessageBatchCommand } from "@aws-sdk/client-sqs";
 import pino from "pino";
-import type { ConsumerParts } from "../consumer/settle.ts";
+import type { ConsumerDeps } from "../consumer/process-batch.ts";
 import { startTracing } from "../consumer/tracing.ts";
 import { createClient } from "../queue/client.ts";
-import type { Message } from "../queue/queue.ts";
+import type { Message } from "../queue/message.ts";
 import { body, order } from "./support/orders.ts";
 import { eventsOf, type Program, startProgram, temporaryFolder } from "./support/program.ts";
 import { waitFor } from "./support/wait-for.ts";
@@ -179,7 +179,7 @@ describe("the program", () => {
     await stop(program);
     const listed = eventsOf(program.output()).find(({ event }) => event === "modules_loaded");
     const modules = listed?.modules as string[];
-    expect(modules.some((path) => path.endsWith("consumer/settle.ts"))).toBeTrue();
+    expect(modules.some((path) => path.endsWith("consumer/process-batch.ts"))).toBeTrue();
     // Its API alone, some constants, comes with prom-client.
     const sdk = modules.filter((path) => /@opentelemetry\/(?!api\/)/.test(path));
     expect(sdk.length > 0).toBe(loaded);
@@ -192,14 +192,14 @@ describe("a batch", () => {
   });
 
   /** One traced batch of a consumer whose requests end as told, and the spans it sent. */
-  async function spansOf(fields: Partial<ConsumerParts>, run: (parts: ConsumerParts) => Promise<unknown>) {
+  async function spansOf(fields: Partial<ConsumerDeps>, run: (parts: ConsumerDeps) => Promise<unknown>) {
     await using collector = startCollector();
     // The exporter reads it itself.
     process.env.OTEL_EXPORTER_OTLP_ENDPOINT = collector.url;
     const { traced, close } = startTracing({ sampleRatio: 1 }, pino({ level: "silent" }));
     const queue = { address: { url: "http://q/0/orders" }, ...fields.queue };
     const message: Message = { id: "m", body: "", receiptHandle: "", sentAtMs: 0, attributes: {} };
-    await run(traced({ store: {}, ...fields, queue } as unknown as ConsumerParts, [message]));
+    await run(traced({ store: {}, ...fields, queue } as unknown as ConsumerDeps, [message]));
     await close();
     return collector.spans();
   }
@@ -208,7 +208,7 @@ describe("a batch", () => {
     const failing = async () => {
       throw new Error("OOM");
     };
-    const deleted = { delete: async () => [] } as unknown as ConsumerParts["queue"];
+    const deleted = { delete: async () => [] } as unknown as ConsumerDeps["queue"];
     const spans = await spansOf({ record: failing, queue: deleted }, async ({ record, queue }) => {
       await expect(record([order()])).rejects.toThrow("OOM");
       await queue.delete([]);
@@ -221,7 +221,7 @@ describe("a batch", () => {
   test("of which SQS keeps a message has the reason in its delete", async () => {
     const kept = {
       delete: async (messages: readonly Message[]) => messages.map((message) => ({ message, reason: "InternalError" })),
-    } as unknown as ConsumerParts["queue"];
+    } as unknown as ConsumerDeps["queue"];
     const message: Message = { id: "m", body: "", receiptHandle: "", sentAtMs: 0, attributes: {} };
     const spans = await spansOf({ queue: kept }, ({ queue }) => queue.delete([message]));
     expect(spans.map(({ name, status }) => [name, status.code])).toEqual([

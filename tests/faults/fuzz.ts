@@ -1,12 +1,13 @@
-/** `bun run test:fuzz`: bodies for the judge and requests for the API that nobody would think of, a million of them. */
+/** `bun run test:fuzz`: bodies for the validateOrder and requests for the API that nobody would think of, a million of them. */
 
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import fc from "fast-check";
 import { readConfig } from "../../config.ts";
-import { type Judged, judge, MAX_ORDER_CENTS } from "../../consumer/order.ts";
+import { type ValidationResult, validateOrder } from "../../consumer/order.ts";
 import { start } from "../../index.ts";
 import { isDay } from "../../store/periods.ts";
+import { MAX_ORDER_CENTS } from "../../store/store.ts";
 import { temporaryFolder } from "../support/program.ts";
 
 const anyNumber = fc.oneof(
@@ -62,14 +63,14 @@ const plausible = fc
 const anyBody = fc.oneof(nearOrder, plausible, fc.json(), fc.string({ unit: "binary", maxLength: 300 }));
 
 /** What holds for every body: an answer, in time, that the store and the dead-letter queue can take. */
-export function checkJudged(judged: Judged): boolean {
-  if (judged.outcome === "rejected") {
-    const attribute = JSON.stringify(judged.errors);
+export function checkJudged(result: ValidationResult): boolean {
+  if (result.outcome === "rejected") {
+    const attribute = JSON.stringify(result.errors);
     return (
-      judged.errors.length > 0 && judged.errors.length <= 20 && attribute.length < 8_000 && attribute.isWellFormed()
+      result.errors.length > 0 && result.errors.length <= 20 && attribute.length < 8_000 && attribute.isWellFormed()
     );
   }
-  const { id, userId, cents, day } = judged.order;
+  const { id, userId, cents, day } = result.order;
   const isId = (text: string) => text.trim() !== "" && text.isWellFormed() && [...text].length <= 128;
   return (
     isId(id) && isId(userId) && isDay(day) && Number.isSafeInteger(cents) && cents >= 0 && cents <= MAX_ORDER_CENTS + 1
@@ -78,7 +79,7 @@ export function checkJudged(judged: Judged): boolean {
 
 export function fuzzJudge(cases: number, seed: number) {
   const property = fc.property(anyBody, fc.constantFrom("correct" as const, "reject" as const), (body, onMismatch) =>
-    checkJudged(judge(body, onMismatch)),
+    checkJudged(validateOrder(body, onMismatch)),
   );
   fc.assert(property, { numRuns: cases, seed });
 }

@@ -1,10 +1,59 @@
+import type { Queue } from "../../queue/queue.ts";
 import type { GeneratedMessage } from "../../scripts/generator.ts";
-import { boardsOf } from "../../store/periods.ts";
-import type { Store, Totals } from "../../store/store.ts";
+import { auditStore } from "../../store/audit.ts";
+import { leaderboardsOf } from "../../store/periods.ts";
+import type { FullStore, Store, Totals } from "../../store/store.ts";
+import { deadLettersOf, takeAll } from "../support/queues.ts";
 
 type Sums = Map<string, Totals>;
+export type Model = ReturnType<typeof createModel>;
 
-/** What the numbers must be: added up from what was sent, knowing nothing of how it is counted. */
+/** What is wrong when the queue is empty: nothing, where nothing was lost or counted twice. */
+export interface Findings {
+  /** Every number of the store that is not the model's. */
+  differences: string[];
+  /** What `bun scripts/audit.ts` finds in the store. */
+  auditFindings: unknown[];
+  /** Orders in the dead-letter queue that should have been counted. */
+  goodOrdersDeadLettered: number;
+  /** Rejected orders that are not in the dead-letter queue. */
+  rejectsMissing: number;
+}
+
+export const isClean = (found: Findings) =>
+  found.differences.length + found.auditFindings.length + found.goodOrdersDeadLettered + found.rejectsMissing === 0;
+
+/** Compares the store and the dead-letter queue, which it empties, with what they must hold. */
+export async function findProblems(
+  model: Model,
+  store: FullStore,
+  queue: Queue,
+  audit = auditStore,
+): Promise<Findings> {
+  const deadLetters = await takeAll(deadLettersOf(queue));
+  const bodies = new Set(deadLetters.map(({ body }) => body));
+  return {
+    differences: await model.differences(store),
+    auditFindings: (await audit(store, () => {})).differences,
+    goodOrdersDeadLettered: [...bodies].filter((body) => !model.rejects.has(body)).length,
+    rejectsMissing: [...model.rejects].filter((body) => !bodies.has(body)).length,
+  };
+}
+
+/** Takes the next `count` messages, adds them to the model and sends them. */
+export async function sendMessages(
+  queue: Queue,
+  model: Model,
+  messages: Iterator<GeneratedMessage, never>,
+  count: number,
+) {
+  const next = Array.from({ length: count }, () => messages.next().value);
+  for (const message of next) model.expectMessage(message);
+  const batches = next.flatMap((_, index) => (index % 10 === 0 ? [next.slice(index, index + 10)] : []));
+  await Promise.all(batches.map((batch) => queue.send(batch.map(({ body }) => body))));
+}
+
+/** What the numbers must be: added up from what was sent, without the code that counts. */
 export function createModel() {
   const global: Sums = new Map();
   const users: Sums = new Map();
@@ -25,13 +74,13 @@ export function createModel() {
     add(global, "", cents);
     add(users, userId, cents);
     add(days, day, cents);
-    for (const board of boardsOf(day)) {
+    for (const board of leaderboardsOf(day)) {
       if (!boards.has(board)) boards.set(board, new Map());
       add(boards.get(board), userId, cents);
     }
   }
 
-  /** Every user, day, board and total that differs, each in a line. */
+  /** Every total, user, day and leaderboard that differs, a line each. */
   async function differences(store: Store): Promise<string[]> {
     const found: string[] = [];
     const compare = (what: string, is: Totals, should: Totals) => {

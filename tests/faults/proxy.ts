@@ -8,12 +8,12 @@ import type { Random } from "./random.ts";
 export const QUEUE_FAULTS = {
   refused: 1,
   reset_mid_body: 0.3,
-  lost_reply: 0.3,
-  never_answers: 0.1,
+  lost_response: 0.3,
+  no_response: 0.1,
   internal_error: 0.5,
   throttled: 0.7,
   malformed_json: 0.3,
-  empty_answer: 0.3,
+  empty_response: 0.3,
   partial_failure: 0.5,
   duplicate_delivery: 0.3,
   reordered: 1,
@@ -35,7 +35,7 @@ export interface FaultProxy {
   faults: Set<QueueFault>;
   /** Calls `kill` once, when the process behind this proxy next comes to the line. */
   killAt(line: Line, kill: () => void): void;
-  /** Messages handed to the process, and how many of these had been handed out before, to it or to another one. */
+  /** Messages that the process received, and how many of them it or another one had received before. */
   deliveries: { all: number; repeated: number };
   stop(): void;
 }
@@ -44,80 +44,80 @@ export interface FaultProxy {
 export async function startFaultProxy(emulator: string, random: Random, seen: Set<string>): Promise<FaultProxy> {
   const faults = new Set<QueueFault>();
   const deliveries = { all: 0, repeated: 0 };
-  let ambush: { line: Line; kill: () => void } | undefined;
+  let nextKill: { line: Line; kill: () => void } | undefined;
 
-  /** Whether the process has just been killed at this line. */
-  function reach(line: Line): boolean {
-    if (ambush?.line !== line) return false;
-    const { kill } = ambush;
-    ambush = undefined;
+  /** Kills the process where that was asked for at this line. @returns whether it was */
+  function killIfAt(line: Line): boolean {
+    if (nextKill?.line !== line) return false;
+    const { kill } = nextKill;
+    nextKill = undefined;
     kill();
     return true;
   }
 
-  const strikes = (fault: QueueFault) => faults.has(fault) && random.fraction() < QUEUE_FAULTS[fault];
+  const occurs = (fault: QueueFault) => faults.has(fault) && random.fraction() < QUEUE_FAULTS[fault];
 
-  async function forward(action: string, body: object): Promise<{ status: number; answer: Record<string, unknown> }> {
+  async function forward(action: string, body: object): Promise<{ status: number; result: Record<string, unknown> }> {
     const response = await fetch(emulator, {
       method: "POST",
       headers: { "content-type": "application/x-amz-json-1.0", "x-amz-target": `AmazonSQS.${action}` },
       body: JSON.stringify(body),
     });
     const text = await response.text();
-    return { status: response.status, answer: text ? JSON.parse(text) : {} };
+    return { status: response.status, result: text ? JSON.parse(text) : {} };
   }
 
-  /** Answers the request, or breaks the connection off. */
+  /** Responds, or closes the connection. */
   async function handle(request: IncomingMessage, response: ServerResponse) {
     const action = `${request.headers["x-amz-target"]}`.replace("AmazonSQS.", "");
     const body = JSON.parse(await text(request)) as Batch;
-    if (strikes("refused")) return request.socket.destroy();
-    if (strikes("never_answers")) return;
-    if (strikes("internal_error")) return reply(response, 500, failure("InternalError"));
-    if (strikes("throttled")) return reply(response, 400, failure("RequestThrottled"));
-    // As from a proxy that knows better; nothing was done.
-    if (strikes("empty_answer")) return reply(response, 200, "");
-    if (strikes("slow")) await Bun.sleep(random.between(50, 1500));
-    if (action === "DeleteMessageBatch" && reach("after_record")) return request.socket.destroy();
-    const held = strikes("partial_failure") && body.Entries ? holdBack(body) : [];
-    const { status, answer } = body.Entries?.length === 0 ? { status: 200, answer: {} } : await forward(action, body);
-    if (held.length > 0) (answer as { Failed?: object[] }).Failed = held;
-    if (action === "ReceiveMessage") await deliver(body.QueueUrl, answer as Received);
-    if (reachedAfter(action, body, answer) || strikes("lost_reply")) return request.socket.destroy();
-    const whole = JSON.stringify(answer);
-    if (strikes("reset_mid_body")) {
+    if (occurs("refused")) return request.socket.destroy();
+    if (occurs("no_response")) return;
+    if (occurs("internal_error")) return reply(response, 500, failure("InternalError"));
+    if (occurs("throttled")) return reply(response, 400, failure("RequestThrottled"));
+    // As from another proxy in between: the request did not reach SQS.
+    if (occurs("empty_response")) return reply(response, 200, "");
+    if (occurs("slow")) await Bun.sleep(random.between(50, 1500));
+    if (action === "DeleteMessageBatch" && killIfAt("after_record")) return request.socket.destroy();
+    const failed = occurs("partial_failure") && body.Entries ? removeSome(body) : [];
+    const { status, result } = body.Entries?.length === 0 ? { status: 200, result: {} } : await forward(action, body);
+    if (failed.length > 0) (result as { Failed?: object[] }).Failed = failed;
+    if (action === "ReceiveMessage") await deliver(body.QueueUrl, result as Received);
+    if (killedAfter(action, body, result) || occurs("lost_response")) return request.socket.destroy();
+    const whole = JSON.stringify(result);
+    if (occurs("reset_mid_body")) {
       response.writeHead(200, { "content-length": whole.length * 2 });
       response.write(whole.slice(0, whole.length / 2), () => request.socket.destroy());
-    } else reply(response, status, strikes("malformed_json") ? whole.slice(0, -2) : whole);
+    } else reply(response, status, occurs("malformed_json") ? whole.slice(0, -2) : whole);
   }
 
-  function reachedAfter(action: string, { QueueUrl }: Batch, answer: Received): boolean {
-    if (action === "ReceiveMessage") return answer.Messages !== undefined && reach("after_receive");
-    if (action === "DeleteMessageBatch") return reach("after_delete");
-    return action === "SendMessageBatch" && QueueUrl.endsWith("-dlq") && reach("after_dead_letter");
+  function killedAfter(action: string, { QueueUrl }: Batch, result: Received): boolean {
+    if (action === "ReceiveMessage") return result.Messages !== undefined && killIfAt("after_receive");
+    if (action === "DeleteMessageBatch") return killIfAt("after_delete");
+    return action === "SendMessageBatch" && QueueUrl.endsWith("-dlq") && killIfAt("after_dead_letter");
   }
 
-  /** Takes some entries out of a batch: SQS answers those as failed and does nothing with them. */
-  function holdBack(body: Batch) {
-    const held = body.Entries?.filter(() => random.fraction() < 0.5) ?? [];
-    body.Entries = body.Entries?.filter((entry) => !held.includes(entry)) ?? [];
-    return held.map(({ Id }) => ({ Id, SenderFault: false, Code: "InternalError", Message: "held back" }));
+  /** Takes some entries out of a batch. @returns them as the failed entries of the response */
+  function removeSome(body: Batch) {
+    const failed = body.Entries?.filter(() => random.fraction() < 0.5) ?? [];
+    body.Entries = body.Entries?.filter((entry) => !failed.includes(entry)) ?? [];
+    return failed.map(({ Id }) => ({ Id, SenderFault: false, Code: "InternalError", Message: "on purpose" }));
   }
 
-  async function deliver(QueueUrl: string, answer: Received) {
-    const messages = answer.Messages ?? [];
+  async function deliver(QueueUrl: string, result: Received) {
+    const messages = result.Messages ?? [];
     for (const { MessageId } of messages) {
       deliveries.all++;
       if (seen.has(MessageId)) deliveries.repeated++;
       seen.add(MessageId);
     }
-    if (strikes("reordered")) messages.sort(() => random.fraction() - 0.5);
-    if (messages.length > 0 && strikes("duplicate_delivery")) {
+    if (occurs("reordered")) messages.sort(() => random.fraction() - 0.5);
+    if (messages.length > 0 && occurs("duplicate_delivery")) {
       const copies = messages.map(({ Body }, index) => ({ Id: `${index}`, MessageBody: Body }));
       await forward("SendMessageBatch", { QueueUrl, Entries: copies });
       deliveries.repeated += copies.length;
     }
-    if (messages.length > 0 && strikes("visibility_expires")) {
+    if (messages.length > 0 && occurs("visibility_expires")) {
       // Visible to others at once, and this receipt handle stale.
       const Entries = messages.map(({ ReceiptHandle }, index) => ({
         Id: `${index}`,
@@ -128,7 +128,7 @@ export async function startFaultProxy(emulator: string, random: Random, seen: Se
     }
   }
 
-  // A process that is killed in mid-request is no error of the proxy's.
+  // A process that is killed during a request is not an error of the proxy.
   const server = createServer(
     (request, response) => void handle(request, response).catch(() => request.socket.destroy()),
   );
@@ -139,7 +139,7 @@ export async function startFaultProxy(emulator: string, random: Random, seen: Se
     faults,
     deliveries,
     killAt: (line, kill) => {
-      ambush = { line, kill };
+      nextKill = { line, kill };
     },
     stop: () => {
       server.closeAllConnections();

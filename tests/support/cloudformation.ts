@@ -1,7 +1,7 @@
 import { loadAwsServiceSpec } from "@aws-cdk/aws-service-spec";
 import type { Property, PropertyType, SpecDatabase } from "@aws-cdk/service-spec-types";
 import { YAML } from "bun";
-import { type Claim, typeProblems } from "./schemas.ts";
+import { type TypedValue, typeProblems } from "./schemas.ts";
 
 /** The parts of a template that ours has. */
 export interface Template {
@@ -9,19 +9,19 @@ export interface Template {
   Resources: Record<string, { Type: string; DependsOn?: string; Properties: Record<string, unknown> }>;
 }
 
-/** What AWS's specification of its resources, the one its CDK is made of, has against a template. */
+/** @returns violations of AWS's specification of its resources, from which its CDK is generated */
 export async function cloudFormationProblems(text: string): Promise<string[]> {
   const template = YAML.parse(text) as Template;
   const spec = await loadAwsServiceSpec();
   const writer = typeWriter(spec);
-  const frame: Claim = { name: "template", type: FRAME, value: template };
-  const claims = Object.entries(template.Resources).map(([name, resource]): Claim => {
+  const frame: TypedValue = { name: "template", type: FRAME, value: template };
+  const resources = Object.entries(template.Resources).map(([name, resource]): TypedValue => {
     const known = resourceOf(spec, resource.Type);
     const properties = known ? writer.members(known.properties) : "never";
     return { name, type: `{ Type: string; DependsOn?: string; Properties: ${properties} }`, value: resource };
   });
   return [
-    ...(await typeProblems([...claims, frame], [...DECLARATIONS, ...writer.declarations()])),
+    ...(await typeProblems([...resources, frame], [...DECLARATIONS, ...writer.declarations()])),
     ...unknownNames(spec, template).map((name) => `${name} is not in the template`),
     ...[...text.matchAll(/[-:] [&*]\w+/g)].map(([alias]) => `CloudFormation's YAML has no anchors: "${alias}"`),
   ];
@@ -30,7 +30,7 @@ export async function cloudFormationProblems(text: string): Promise<string[]> {
 const resourceOf = (spec: SpecDatabase, type: string | undefined) =>
   spec.lookup("resource", "cloudFormationType", "equals", type ?? "").at(0);
 
-/** What the specification of the resources leaves out, as far as our template has it. */
+/** The parts of our template that the specification of the resources does not cover. */
 const FRAME = `{
   AWSTemplateFormatVersion: "2010-09-09";
   Description: string;
@@ -44,7 +44,7 @@ const STATEMENT = `{
   Action: string | string[];
   Resource?: Fn | Fn[];
 }`;
-/** Fn may stand for any value. */
+/** Fn may replace any value. */
 const DECLARATIONS = [
   'type Fn = { Ref: string } | { "Fn::Sub": string } | { "Fn::GetAtt": string[] };',
   `interface Policy { Version: "2012-10-17"; Statement: ${STATEMENT}[] }`,
@@ -68,7 +68,7 @@ function typeWriter(spec: SpecDatabase) {
     if (type.type === "array") return `(${of(type.element)})[]`;
     if (type.type === "map") return `Record<string, ${of(type.element)}>`;
     if (type.type === "union") return type.types.map(written).join(" | ");
-    // All that ours has of it are policies.
+    // In our template JSON values are policies only.
     if (type.type === "json") return "Policy";
     if (type.type === "tag") return "{ Key: string; Value: string | Fn }";
     if ("allowedValues" in type && type.allowedValues)
@@ -90,7 +90,7 @@ function typeWriter(spec: SpecDatabase) {
   return { members, declarations: () => [...declared.values()] };
 }
 
-/** Names in Ref, Fn::GetAtt and Fn::Sub that are no parameter, resource or attribute. */
+/** @returns names in Ref, Fn::GetAtt and Fn::Sub that are no parameter, resource or attribute */
 function unknownNames(spec: SpecDatabase, { Parameters, Resources }: Template): string[] {
   const attributesOf = (resource: string) => Object.keys(resourceOf(spec, Resources[resource]?.Type)?.attributes ?? {});
   return namesIn(Resources).filter((name) => {
@@ -100,7 +100,7 @@ function unknownNames(spec: SpecDatabase, { Parameters, Resources }: Template): 
   });
 }
 
-/** Attributes stand behind a dot. */
+/** An attribute follows its resource after a dot. */
 function namesIn(value: unknown): string[] {
   if (typeof value !== "object" || value === null) return [];
   return Object.entries(value).flatMap(([key, inner]) => {

@@ -13,7 +13,7 @@ export function switchableStore(store: Store) {
       if (off) throw new Error("the store is switched off");
       return await call(...args);
     };
-  const { record, global, user, top, daily, check } = store;
+  const { record, global, user, top, daily, check, checkThoroughly } = store;
   const wrapped: Store = {
     ...store,
     record: guarded(record),
@@ -22,6 +22,7 @@ export function switchableStore(store: Store) {
     top: guarded(top),
     daily: guarded(daily),
     check: guarded(check),
+    checkThoroughly: guarded(checkThoroughly),
   };
   return { store: wrapped, turn };
 }

@@ -1,4 +1,4 @@
-/** Runs Prometheus' own checker on a text; `code` is 0 where it finds nothing. */
+/** Runs Prometheus' own checker; `code` is 0 where it finds no problem. */
 export async function promtool(args: string[], stdin = ""): Promise<{ code: number; output: string }> {
   const path = Bun.which("promtool");
   if (!path) throw new Error("promtool is missing: get it with `bun run test`, or apt-get install prometheus");
@@ -7,12 +7,12 @@ export async function promtool(args: string[], stdin = ""): Promise<{ code: numb
   return { code: await child.exited, output: stdout + stderr };
 }
 
-/** What a program's /metrics says at one moment. */
+/** The /metrics of a program at one moment. */
 export interface Scrape {
   text: string;
-  /** By series as it is written: `queue_messages{state="visible"}`. */
+  /** By series, for example `queue_messages{state="visible"}`. */
   samples: Map<string, number>;
-  /** Every name that a query may use, those without a sample included. */
+  /** Every name that a query may use, also those without a sample. */
   names: Set<string>;
 }
 

@@ -3,7 +3,8 @@ import { GetQueueAttributesCommand, SetQueueAttributesCommand } from "@aws-sdk/c
 import { startFauxqs } from "fauxqs";
 import { createClient } from "../../queue/client.ts";
 import { type Emulator, startEmulator } from "../../queue/emulator.ts";
-import { type Message, openQueue, type Queue } from "../../queue/queue.ts";
+import type { Message } from "../../queue/message.ts";
+import { openQueue, type Queue } from "../../queue/queue.ts";
 import { locateQueue } from "../../queue/setup.ts";
 import { temporaryFolder } from "./program.ts";
 import { freePort } from "./redis-server.ts";
@@ -30,13 +31,13 @@ export async function startEmulatorProcess() {
   const command = [process.execPath, join(import.meta.dir, "emulator-process.ts"), port];
   const child = Bun.spawn(command, { stdout: "ignore", stderr: "inherit" });
   const endpoint = `http://127.0.0.1:${port}`;
-  const answers = async () => (await fetch(`${endpoint}/health`).catch(() => undefined))?.ok;
-  await waitFor("the emulator", answers, 30_000);
+  const isUp = async () => (await fetch(`${endpoint}/health`).catch(() => undefined))?.ok;
+  await waitFor("the emulator", isUp, 30_000);
   async function stop() {
     child.kill("SIGKILL");
     await child.exited;
   }
-  /** Messages handed out since the start, of all queues: one that is received again is another. */
+  /** Messages received since the start, from all queues; one that is received twice counts twice. */
   const deliveries = async () => Number(await (await fetch(`${endpoint}/deliveries`)).text());
   return { endpoint, deliveries, stop };
 }

@@ -6,12 +6,15 @@ import { waitFor } from "./wait-for.ts";
 
 /** Enough for a fresh one per test of a file. */
 const DATABASES = 1000;
+/** A busy machine may take seconds to reply; a hung server never does. */
+const COMMAND_TIMEOUT_MS = 5_000;
 
 export interface RedisServer {
   /** The URL of a logical database that no other test uses. */
   freshUrl(): string;
   port: number;
   pid(): number;
+  command(name: string, ...args: string[]): Promise<unknown>;
   /** Ends it at once, as a crash would. */
   kill(): Promise<void>;
   /** Starts it again on the same port and files. */
@@ -31,8 +34,9 @@ export async function startRedisServer(): Promise<RedisServer> {
   async function start() {
     const files = ["--dir", dir, "--appendonly", "yes", "--appendfsync", "always", "--save", ""];
     const net = ["--port", `${port}`, "--bind", "127.0.0.1", "--databases", `${DATABASES}`];
-    child = Bun.spawn([path ?? "", ...net, ...files], { stdout: "ignore", stderr: "ignore" });
-    await waitFor("redis-server", () => answers(port), 60_000);
+    const replication = ["--repl-diskless-sync-delay", "0"];
+    child = Bun.spawn([path ?? "", ...net, ...files, ...replication], { stdout: "ignore", stderr: "ignore" });
+    await waitFor("redis-server", () => isUp(port), 60_000);
   }
 
   async function kill() {
@@ -47,7 +51,8 @@ export async function startRedisServer(): Promise<RedisServer> {
 
   await start();
   const freshUrl = () => `redis://127.0.0.1:${port}/${used++}`;
-  return { freshUrl, port, pid: () => child?.pid ?? 0, kill, start, stop };
+  const command = (name: string, ...args: string[]) => sendCommand(port, name, ...args);
+  return { freshUrl, port, pid: () => child?.pid ?? 0, command, kill, start, stop };
 }
 
 /** A port that was free a moment ago. */
@@ -57,15 +62,20 @@ export function freePort(): number {
   return server.port;
 }
 
-async function answers(port: number): Promise<boolean> {
-  const redis = new Redis(port, { lazyConnect: true, retryStrategy: () => null });
+/** Sends one command to a Redis on loopback, on a connection of its own. @throws the error that Redis replies with, or the network's */
+export async function sendCommand(port: number, name: string, ...args: (string | number)[]): Promise<unknown> {
+  const redis = new Redis(port, { lazyConnect: true, retryStrategy: () => null, commandTimeout: COMMAND_TIMEOUT_MS });
   redis.on("error", () => {});
   try {
     await redis.connect();
-    return (await redis.ping()) === "PONG";
-  } catch {
-    return false;
+    return await redis.call(name, ...args);
   } finally {
     redis.disconnect();
   }
 }
+
+const isUp = (port: number) =>
+  sendCommand(port, "PING").then(
+    () => true,
+    () => false,
+  );

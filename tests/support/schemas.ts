@@ -6,7 +6,7 @@ import { temporaryFolder } from "./program.ts";
 
 const MODULES = join(import.meta.dir, "../../node_modules");
 
-/** What the Compose specification has against a compose file. Its JSON schema comes with `dclint`, whose warnings are style. */
+/** @returns violations of the Compose specification. `dclint` has its JSON schema; its warnings are only style. */
 export async function composeProblems(text: string): Promise<string[]> {
   const path = join(temporaryFolder(), "compose.yaml");
   writeFileSync(path, text);
@@ -15,7 +15,7 @@ export async function composeProblems(text: string): Promise<string[]> {
   return messages.filter(({ type }) => type === "error").map(({ message }) => message);
 }
 
-/** What the schemas of Kubernetes, KEDA and the Prometheus operator have against objects, by the types made of them. */
+/** @returns violations of the schemas of Kubernetes, KEDA and the Prometheus operator, found by the types generated from them */
 export async function kubernetesProblems(text: string): Promise<string[]> {
   const objects = YAML.parse(text) as { apiVersion: string; kind: string }[];
   return await typeProblems(
@@ -33,22 +33,22 @@ function packageOf(apiVersion: string): string {
   return "kubernetes-models";
 }
 
-/** A value, and the TypeScript type that it should be of. */
-export interface Claim {
+/** A value and the TypeScript type that it should have. */
+export interface TypedValue {
   name: string;
   type: string;
   value: unknown;
 }
 
-/** What TypeScript has against the claims: a literal may have no property that its type does not know. */
-export async function typeProblems(claims: Claim[], declarations: string[] = []): Promise<string[]> {
+/** @returns TypeScript's errors about the values: a literal may have no property that its type does not have */
+export async function typeProblems(values: TypedValue[], declarations: string[] = []): Promise<string[]> {
   const dir = temporaryFolder();
   symlinkSync(MODULES, join(dir, "node_modules"));
-  // A line for each claim, so that the line of a problem gives its name.
-  const lines = claims.map(
-    ({ type, value }, index) => `export const c${index}: ${type.replaceAll("\n", " ")} = ${JSON.stringify(value)};`,
+  // A line for each value, so that the line of an error gives its name.
+  const lines = values.map(
+    ({ type, value }, index) => `export const v${index}: ${type.replaceAll("\n", " ")} = ${JSON.stringify(value)};`,
   );
-  writeFileSync(join(dir, "claims.ts"), [...lines, ...declarations].join("\n"));
+  writeFileSync(join(dir, "values.ts"), [...lines, ...declarations].join("\n"));
   const options = "--noEmit --strict --skipLibCheck --pretty false --module preserve --target esnext --ignoreConfig";
   const tsc = [
     process.execPath,
@@ -56,14 +56,14 @@ export async function typeProblems(claims: Claim[], declarations: string[] = [])
     ...options.split(" "),
     "--types",
     "",
-    "claims.ts",
+    "values.ts",
   ];
   const child = Bun.spawn(tsc, { cwd: dir, stdout: "pipe", stderr: "pipe" });
   const [output, errors, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   if (code === 0) return [];
-  const nameOf = (line: string) => claims[Number(line) - 1]?.name ?? "";
+  const nameOf = (line: string) => values[Number(line) - 1]?.name ?? "";
   return `${output}${errors}`
     .trim()
-    .replaceAll(/^claims\.ts\((\d+),\d+\)/gm, (_, line) => nameOf(line))
+    .replaceAll(/^values\.ts\((\d+),\d+\)/gm, (_, line) => nameOf(line))
     .split(/\n(?! )/);
 }

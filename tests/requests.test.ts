@@ -5,7 +5,7 @@ import { SignatureV4 } from "@smithy/signature-v4";
 import fc from "fast-check";
 import { createClient } from "../queue/client.ts";
 import type { Emulator } from "../queue/emulator.ts";
-import { fetchPath, type HotPath, sdkPath } from "../queue/hot-path.ts";
+import { fetchRequests, type QueueRequests, sdkRequests } from "../queue/requests.ts";
 import { sign } from "../queue/sigv4.ts";
 import { freshQueue, startTestEmulator } from "./support/queues.ts";
 
@@ -95,7 +95,7 @@ describe.each(["fetch", "sdk"])("the %s path", (kind) => {
     const queue = await freshQueue(emulator);
     const QueueUrl = queue.address.url;
     const client = createClient(queue.address);
-    const path: HotPath = kind === "fetch" ? fetchPath(client, QueueUrl) : sdkPath(client);
+    const path: QueueRequests = kind === "fetch" ? fetchRequests(client, QueueUrl) : sdkRequests(client);
     await queue.send(["one 😀", "two"]);
     const input = { QueueUrl, MaxNumberOfMessages: 10, WaitTimeSeconds: 0 };
     const { Messages = [] } = await path.receive(input, never);
@@ -129,7 +129,7 @@ describe("the fetch path", () => {
       },
     });
     const client = createClient({ endpoint: server.url.href, embedded: true });
-    const path = fetchPath(client, `${server.url.href}0/q`);
+    const path = fetchRequests(client, `${server.url.href}0/q`);
     const receive = () => path.receive({ QueueUrl: "q", MaxNumberOfMessages: 10 }, never);
     return { path, receive, requests, [Symbol.asyncDispose]: () => server.stop(true) };
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { traceOf } from "../queue/trace.ts";
+import { traceOf } from "../queue/trace-context.ts";
 
 const ID = "0af7651916cd43dd8448eb211c80319c";
 const SPAN = "b7ad6b7169203331";

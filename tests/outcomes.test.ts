@@ -1,66 +1,70 @@
 import { expect, test } from "bun:test";
 import pino from "pino";
-import { createRecent } from "../consumer/recent.ts";
-import type { Message } from "../queue/queue.ts";
+import { createConsumerMetrics } from "../consumer/metrics.ts";
+import { createOutcomes, type Processed } from "../consumer/outcomes.ts";
+import type { Message } from "../queue/message.ts";
 import { MAX_RECENT, type RecentOrder, type Store } from "../store/store.ts";
 
-/** A collector before a store that does as told. */
-function collector(remember: Store["remember"] = async () => {}, level = "trace") {
+const message: Message = { id: "m", body: "", receiptHandle: "", sentAtMs: 0, attributes: {} };
+
+/** Outcomes before a store that is stopped or fails as the test wants it. */
+function recorder(addRecent: Store["addRecent"] = async () => {}, level = "trace") {
   const taken: string[][] = [];
   const lines: { event: string }[] = [];
-  const state: { away?: string } = {};
+  const state: { reason?: string } = {};
   const log = pino({ level }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const store = {
-    remember: async (orders: readonly RecentOrder[]) => {
+    addRecent: async (orders: readonly RecentOrder[]) => {
       taken.push(orders.map(({ orderId }) => orderId ?? ""));
-      await remember(orders);
+      await addRecent(orders);
     },
   } as Store;
-  const gate = { reason: () => state.away } as Parameters<typeof createRecent>[0]["gate"];
-  const recent = createRecent({ store, gate, log });
+  const metrics = createConsumerMetrics();
+  const { report, flush } = createOutcomes({ store, availability: { reason: () => state.reason }, metrics, log });
+  const note = (outcome: Processed["outcome"], details: Partial<Processed>) =>
+    report([{ message, outcome, ...details }]);
   const events = () => lines.map(({ event }) => event).filter((event) => event.startsWith("remember"));
-  return { ...recent, taken, lines, events, state };
+  return { note, flush, taken, lines, events, state };
 }
 
-const message: Message = { id: "m", body: "", receiptHandle: "", sentAtMs: 0, attributes: {} };
 const ids = (from: number, to: number) => Array.from({ length: to - from }, (_, index) => `${from + index}`);
 
 test("of each outcome the newest hundred wait for the store", async () => {
-  const { note, flush, taken } = collector();
-  for (const orderId of ids(0, MAX_RECENT + 50)) note("duplicate", message, { orderId });
-  note("corrected", message, { orderId: "c" });
+  const { note, flush, taken } = recorder();
+  for (const orderId of ids(0, MAX_RECENT + 50)) note("duplicate", { orderId });
+  note("corrected", { orderId: "c" });
   await flush();
-  expect(taken).toEqual([["c", ...ids(50, MAX_RECENT + 50)]]);
+  expect(taken).toEqual([[...ids(50, MAX_RECENT + 50), "c"]]);
 });
 
 test("nothing new is no call to the store", async () => {
-  const { note, flush, taken } = collector();
+  const { note, flush, taken } = recorder();
   await flush();
-  note("duplicate", message, { orderId: "a" });
+  note("duplicate", { orderId: "a" });
   await flush();
   await flush();
   expect(taken).toEqual([["a"]]);
 });
 
-test("while the store is away they wait", async () => {
-  const { note, flush, taken, state } = collector();
-  state.away = "gone";
-  note("rejected", message, { orderId: "a" });
+test("while the store is unavailable they wait", async () => {
+  const { note, flush, taken, state } = recorder();
+  state.reason = "gone";
+  note("rejected", { orderId: "a" });
   await flush();
   expect(taken).toEqual([]);
-  delete state.away;
+  delete state.reason;
   await flush();
   expect(taken).toEqual([["a"]]);
 });
 
 test("a store that does not take them is one line, and one when it does again", async () => {
   let broken = true;
-  const { note, flush, taken, events } = collector(async () => {
+  const { note, flush, taken, events } = recorder(async () => {
     if (broken) throw new Error("OOM");
   });
   for (const orderId of ["a", "b", "c", "d"]) {
     broken = orderId < "c";
-    note("rejected", message, { orderId });
+    note("rejected", { orderId });
     await flush();
   }
   expect(taken).toEqual([["a"], ["b"], ["c"], ["d"]]);
@@ -70,13 +74,13 @@ test("a store that does not take them is one line, and one when it does again", 
 test("a slow store is called once at a time, and misses nothing", async () => {
   let open = 0;
   let most = 0;
-  const { note, flush, taken } = collector(async () => {
+  const { note, flush, taken } = recorder(async () => {
     most = Math.max(most, ++open);
     await Bun.sleep(20);
     open--;
   });
   const flushes = ["a", "b", "c"].map((orderId) => {
-    note("rejected", message, { orderId });
+    note("rejected", { orderId });
     return flush();
   });
   await Promise.all(flushes);
@@ -91,13 +95,13 @@ test("a line that the level leaves out is not even built", () => {
     built++;
     return [];
   }) as typeof errors.map;
-  const quiet = collector(undefined, "error");
-  quiet.note("rejected", message, { reason: "invalid_order", errors });
+  const quiet = recorder(undefined, "error");
+  quiet.note("rejected", { reason: "invalid_order", errors });
   expect({ built, lines: quiet.lines }).toEqual({ built: 0, lines: [] });
-  const usual = collector(undefined, "info");
-  usual.note("rejected", message, { reason: "invalid_order", errors });
-  usual.note("corrected", message, { orderId: "c" });
-  usual.note("duplicate", message, { orderId: "d" });
+  const usual = recorder(undefined, "info");
+  usual.note("rejected", { reason: "invalid_order", errors });
+  usual.note("corrected", { orderId: "c" });
+  usual.note("duplicate", { orderId: "d" });
   expect(built).toBe(1);
   expect(usual.lines.map(({ event }) => event)).toEqual(["order_rejected", "order_corrected"]);
 });
