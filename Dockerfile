@@ -5,7 +5,7 @@ WORKDIR /app
 FROM bun AS dependencies
 COPY package.json bun.lock bunfig.toml ./
 COPY patches patches
-# Of the 98 MB installed 63 MB are never read while running: the TypeScript compiler (an optional peer of elysia),
+# Of the 98 MB installed 63 MB are not needed at run time: the TypeScript compiler (an optional peer of elysia),
 # source maps and type declarations.
 RUN bun install --frozen-lockfile --production \
  && rm -rf node_modules/typescript node_modules/@typescript \
@@ -15,12 +15,12 @@ FROM bun
 # Loopback, the default host, cannot be reached from outside a container.
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8000
 COPY --from=dependencies /app/node_modules node_modules
-# .dockerignore lists what may come in. All of it stays root's: the process cannot change its own code.
+# .dockerignore lists what is copied. Root owns all of it: the process cannot change its own code.
 COPY . .
 USER bun
 EXPOSE 8000
-# The route answers within about 2 s whatever is away: 10 s of silence, three times, is a stuck process. A start finds
-# its queue and store within 30 s or ends.
+# The route responds within about 2 s even when the store or the queue is unavailable: no response for 10 s, three times,
+# is a stuck process. A start that does not find its queue and store within 30 s fails.
 HEALTHCHECK --interval=5s --timeout=10s --start-period=30s --retries=3 \
   CMD ["bun", "-e", "process.exit((await fetch(`http://127.0.0.1:${process.env.PORT}/health`)).ok ? 0 : 1)"]
 # Exec form and no `bun run` in between: SIGTERM reaches the process that handles it.
