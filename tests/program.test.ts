@@ -340,6 +340,7 @@ describe("what a shop will meet one day:", () => {
     await waitFor("counting to resume", async () => (await totalOrders(program).catch(() => 0)) > 50);
     expect(performance.now() - back).toBeLessThan(2000);
     await waitFor("the rest", async () => (await totalOrders(program)) === 350);
+    await waitFor("the last delete", async () => (await queue.depth()).inFlight === 0);
     expect(await queue.depth()).toEqual({ visible: 0, inFlight: 0, deadLetter: 0 });
     program.kill("SIGTERM");
     await program.exited;
