@@ -1,14 +1,6 @@
 import { type Connection, mastersOf } from "./redis-connection.ts";
 import { parseGenerations, type RedisKeys } from "./redis-keys.ts";
-import {
-  allOf,
-  checkType,
-  decimalOf,
-  parseAmounts,
-  parseTotals,
-  parseUserTotals,
-  readAmounts,
-} from "./redis-values.ts";
+import { allOf, checkType, decimalOf, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
 import { COPIED, type FullStore, PAGE_SIZE, type Store, type Totals, type UserTotals } from "./store.ts";
 
 /** Hashes of markers that are read at a time. */
@@ -21,10 +13,13 @@ export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullS
 
   async function* users(): AsyncGenerator<UserTotals[]> {
     for (let from = 0; ; from += PAGE_SIZE) {
-      const userIds = await checkType(keys.users, redis.lrange(keys.users, from, from + PAGE_SIZE - 1));
-      if (userIds.length === 0) return;
-      const amounts = await readAmounts(redis, userIds.map(keys.user));
-      yield userIds.map((userId, index) => ({ userId, ...parseAmounts(amounts[index] ?? []) }));
+      const page = redis.usersPage(keys.users, keys.user(""), from, from + PAGE_SIZE - 1);
+      const fields = await checkType(keys.users, page);
+      if (fields.length === 0) return;
+      yield Array.from({ length: fields.length / 3 }, (_, index) => {
+        const [userId = "", ...amounts] = fields.slice(3 * index, 3 * index + 3);
+        return { userId, ...parseAmounts(amounts) };
+      });
     }
   }
 

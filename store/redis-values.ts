@@ -27,7 +27,7 @@ export async function allOf<T>(pipeline: ChainableCommander): Promise<T[]> {
 }
 
 /** @returns `order_count` and `total_spend` of each user key (null if missing), or undefined if the key is not a hash */
-export async function readAmounts(redis: Connection, userKeys: readonly string[]) {
+async function readAmounts(redis: Connection, userKeys: readonly string[]) {
   const pipeline = redis.pipeline();
   for (const key of userKeys) pipeline.hmget(key, "order_count", "total_spend");
   return ((await pipeline.exec()) ?? []).map(([error, fields]) => {

@@ -19,12 +19,14 @@ import {
   type UserTotals,
 } from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
+import usersScript from "./users.lua" with { type: "text" };
 
 /** Days that are checked at a time. It keeps Redis busy for some milliseconds. */
 const DAYS_CHECKED_AT_ONCE = 200;
 
 declare module "ioredis" {
   interface RedisCommander<Context> {
+    usersPage(users: string, userPrefix: string, from: number, to: number): Result<string[], Context>;
     topUsers(board: string, top: string, n: number, maxUnsorted: number): Result<[number, string[]], Context>;
   }
 }
@@ -46,6 +48,7 @@ export async function openRedisStore(
   windowSeconds = LONGEST_WINDOW_SECONDS,
 ): Promise<FullStore> {
   const redis = await connectRedis(address);
+  redis.defineCommand("usersPage", { lua: usersScript, numberOfKeys: 1, readOnly: true });
   redis.defineCommand("topUsers", { lua: topScript, numberOfKeys: 2, readOnly: true });
   const keys = redisKeys(prefixOf(redis, address.keyPrefix));
   const { waitReplicas = 0 } = address;
