@@ -4,10 +4,10 @@ import { drain } from "./bench/drain.ts";
 import { http } from "./bench/http.ts";
 import { latency } from "./bench/latency.ts";
 import { OPTIONS, type Options, type Spread, type Table } from "./bench/rounds.ts";
-import { replicas, stores } from "./bench/stores.ts";
+import { stores } from "./bench/stores.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
 
-const SUITES: Record<string, (options: Options) => Promise<Table[]>> = { drain, latency, http, stores, replicas };
+const SUITES: Record<string, (options: Options) => Promise<Table[]>> = { drain, latency, http, stores };
 
 const bench = createCommand({
   description:
@@ -18,7 +18,6 @@ const bench = createCommand({
     latency: "from sending an order until the API shows it, at 100 and 1,000 orders/s",
     http: "the API and a bare Bun.serve with ioredis, a million users on the leaderboards",
     stores: "record() alone, Redis and SQLite",
-    replicas: "record() in a cluster, with and without waiting for a replica",
   },
   options: OPTIONS,
   notes: `Needs Linux, redis-server and, for http, wrk. The queue, Redis and every competitor are processes of their own; the

@@ -2,7 +2,7 @@
 
 import { locateQueue } from "../../queue/setup.ts";
 import { openStore } from "../../store/open.ts";
-import { type Child, freePort, spawn, temporaryFolder, waitFor } from "./processes.ts";
+import { freePort, spawn, waitFor } from "./processes.ts";
 import { connectSqs } from "./sqs.ts";
 
 /** Starts an emulator. @returns its process, with the address of an empty queue and the requests to it */
@@ -29,31 +29,6 @@ export async function startRedis() {
   const store = await waitFor(server, () => openStore({ kind: "redis", url }));
   owned.defer(store.close);
   return Object.assign(owned.move(), { store, server, env: { REDIS_URL: url } });
-}
-
-/** Starts an empty cluster of three masters with a replica each. @returns the store on it */
-export async function startCluster(waitReplicas: number) {
-  await using owned = new AsyncDisposableStack();
-  const folder = temporaryFolder();
-  const servers = Array.from({ length: 6 }, (_, index) => {
-    const files = ["--dir", folder, "--cluster-config-file", `${index}.conf`];
-    // The default of the bus, the server's port + 10,000, may be beyond the last port.
-    return owned.use(startRedisServer(["--cluster-enabled", "yes", "--cluster-port", `${freePort()}`, ...files]));
-  });
-  const first = servers[0] as Child;
-  const addresses = servers.map(({ port }) => `127.0.0.1:${port}`);
-  await waitFor(first, async () => {
-    const command = ["redis-cli", "--cluster", "create", ...addresses, "--cluster-replicas", "1", "--cluster-yes"];
-    await using creating = spawn(command, {}, "pipe");
-    return /All 16384 slots covered/.test(await new Response(creating.stdout).text());
-  });
-  const nodes = servers.map(({ port }) => ({ host: "127.0.0.1", port }));
-  // Until the nodes agree on the state of the cluster, the store cannot be opened, or refuses orders.
-  const address = { kind: "cluster", nodes, waitReplicas } as const;
-  const store = await waitFor(first, () => openStore(address).catch(() => false as const));
-  owned.defer(store.close);
-  await waitFor(first, async () => (await store.check().catch(() => false as const)) ?? true);
-  return Object.assign(owned.move(), { store });
 }
 
 interface Environment {

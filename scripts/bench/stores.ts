@@ -4,7 +4,7 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { openStore } from "../../store/open.ts";
 import type { Store } from "../../store/store.ts";
-import { startCluster, startRedis } from "./fixtures.ts";
+import { startRedis } from "./fixtures.ts";
 import { type Child, cpuMicros, temporaryFolder } from "./processes.ts";
 import { type Competitors, compare, type Options, type Table } from "./rounds.ts";
 import { generateOrders, take } from "./sqs.ts";
@@ -24,17 +24,6 @@ export async function stores(options: Options): Promise<Table[]> {
     }
   }
   return [await compare("record()", competitors, options)];
-}
-
-/** @returns the rates of a cluster with and without waiting for a replica, with batches like those of a busy worker */
-export async function replicas(options: Options): Promise<Table[]> {
-  const setting = { ...options, users: 1_000, size: 300 };
-  const [waiting, other] = ["REDIS_WAIT_REPLICAS=1", "REDIS_WAIT_REPLICAS=0"];
-  const competitors: Competitors = {
-    [other]: (seed) => measure(() => startCluster(0), setting, seed),
-    [waiting]: (seed) => measure(() => startCluster(1), setting, seed),
-  };
-  return [await compare("record() in a cluster of 3 masters and 3 replicas", competitors, options, [[waiting, other]])];
 }
 
 async function openSqlite() {
