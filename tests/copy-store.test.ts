@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Redis } from "ioredis";
 import { auditStore } from "../store/audit.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
+import { openRedisImport } from "../store/redis-import.ts";
 import type { FullStore, Order, RecentOrder } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
@@ -135,6 +136,22 @@ test("killed at any moment and run again, while processes count and the target i
   const { differences, orders } = await auditStore(fresh, () => {});
   expect([differences, orders]).toEqual([[], 20_200]);
   await Promise.all([old.close(), fresh.close()]);
+});
+
+test("a target takes no orders before its copy is finished, and none while that is repeated", async () => {
+  const target = await locate("redis");
+  const fresh = await openStore(target.address);
+  const copied = await openRedisImport({ url: target.env.REDIS_URL ?? "" });
+  await copied.begin(1, 3600);
+  await expect(fresh.record([order()])).rejects.toThrow("the store is closed: a copy into it has not finished");
+  await expect(fresh.check()).rejects.toThrow("a copy into it has not finished");
+  copied.close();
+  // As when it was killed here.
+  const again = await openRedisImport({ url: target.env.REDIS_URL ?? "" });
+  await again.begin(1, 3600);
+  await expect(fresh.record([order()])).rejects.toThrow("has not finished");
+  again.close();
+  await fresh.close();
 });
 
 describe("a copy is refused", () => {
