@@ -101,6 +101,7 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
 
   /** @returns the number of messages received, 0 if the poll failed */
   async function tryPoll(poll: (onReceived: () => void) => Promise<number>): Promise<number> {
+    const { signal } = receives;
     let hasReceived = false;
     const onReceived = () => {
       hasReceived = true;
@@ -111,8 +112,8 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
       if (received === 0) failures.receivedNothing();
       return received;
     } catch (error) {
-      // Aborted because the store is unavailable: not a failure of the queue.
-      if (!hasReceived && availability.reason() !== undefined) return 0;
+      // Aborted because the store became unavailable: not a failure of the queue.
+      if (signal.aborted && !stopping.aborted) return 0;
       const pauseMs = failures.failed(error, hasReceived, stopping.aborted);
       if (!stopping.aborted) await pause(pauseMs, stopping);
       return 0;
@@ -126,9 +127,17 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
    * whose response may be on its way: SQS has already made those messages invisible and raised their receive count.
    */
   function abortIdleReceives() {
-    const [aborted, idleMs] = [receives, performance.now() - progressAt];
-    receives = new AbortController();
-    abortTimer = setTimeout(() => aborted.abort(), Math.max(0, RECEIVE_MS - idleMs));
+    const idleMs = performance.now() - progressAt;
+    clearTimeout(abortTimer);
+    abortTimer = setTimeout(
+      () => {
+        const hasRecovered = !stopping.aborted && availability.reason() === undefined;
+        if (hasRecovered) return;
+        receives.abort();
+        receives = new AbortController();
+      },
+      Math.max(0, RECEIVE_MS - idleMs),
+    );
   }
 
   async function untilAllLoopsEnd() {

@@ -2,7 +2,7 @@ import { setImmediate } from "node:timers/promises";
 import type { FullStore, UserTotals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
 import { csvRow } from "./csv.ts";
-import { Problem } from "./problem.ts";
+import { fromStore, Problem } from "./problem.ts";
 
 export const FORMATS = ["ndjson", "csv"] as const;
 type Format = (typeof FORMATS)[number];
@@ -30,7 +30,7 @@ const ROWS: Record<Format, (user: UserTotals) => string> = {
 export function createUserStreams(store: Pick<FullStore, "users">) {
   let open = 0;
 
-  return (format: Format): Response => {
+  return async (format: Format): Promise<Response> => {
     if (open >= MAX_STREAMS)
       throw new Problem(503, `${MAX_STREAMS} lists of users are being read, which is the limit. Try again later`);
     open++;
@@ -42,6 +42,11 @@ export function createUserStreams(store: Pick<FullStore, "users">) {
       open--;
       void pages.return?.();
     };
+    // Before the response begins, so that a store that cannot be read is a 503.
+    let first: IteratorResult<UserTotals[]> | undefined = await fromStore(pages.next()).catch((error) => {
+      end();
+      throw error;
+    });
     const encoder = new TextEncoder();
     const stream = new ReadableStream<Uint8Array>(
       {
@@ -49,7 +54,8 @@ export function createUserStreams(store: Pick<FullStore, "users">) {
         async pull(controller) {
           clearTimeout(stalled);
           try {
-            const { done, value: users = [] } = await pages.next();
+            const { done, value: users = [] } = first ?? (await pages.next());
+            first = undefined;
             await setImmediate(); // Let other requests run between pages.
             if (done) {
               end();

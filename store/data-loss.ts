@@ -26,8 +26,9 @@ export function createDataLoss({ store, log }: { store: Pick<Store, "evictedKeys
   async function inspectEvictions() {
     const keys = await store.evictedKeys();
     if (keys === undefined) return;
+    evictedAtStart ??= keys;
     // A restarted server counts from zero again.
-    if (evictedAtStart === undefined || keys < evictedAtStart) evictedAtStart = keys;
+    if (keys < evictedAtStart) evictedAtStart = 0;
     const since = keys - evictedAtStart;
     if (since > 0 && evicted === 0) log.error({ event: "store_keys_evicted", keys: since });
     evicted = Math.max(evicted, since);

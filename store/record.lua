@@ -45,6 +45,7 @@ end
 for _, key in ipairs({ keys.global, keys.user("1"), keys.markers(1, 1), keys.store, keys.days, keys.board("1") }) do
   need(key, "HSET")
 end
+need(keys.board("1"), "HGETALL")
 need(keys.top("1"), "ZADD", "ZREMRANGEBYRANK")
 need(keys.users, "RPUSH")
 
@@ -61,7 +62,7 @@ local totals = call("HMGET", keys.global, "total_orders", "total_revenue")
 local total_orders, revenue = tonumber(totals[1] or 0), cents_of(totals[2])
 if not total_orders or not revenue then error("ERR " .. keys.global .. " does not hold a count and an amount: restore it") end
 
-local stored = call("HMGET", keys.store, "generations", "window_seconds", "closed")
+local stored = call("HMGET", keys.store, "generations", "window_seconds", "closed", "seen_at")
 if stored[3] then error("ERR the store is closed: " .. stored[3]) end
 window_seconds = math.max(window_seconds, tonumber(stored[2] or 0))
 
@@ -70,13 +71,20 @@ window_seconds = math.max(window_seconds, tonumber(stored[2] or 0))
 -- one is opened, a larger one if it was full. An older generation is read until its last marker is one window old, then deleted.
 local FIRST_HASHES, FIELDS_PER_HASH, MAX_HASHES, REMOVED_AT_ONCE = 131072, 96, 2 ^ 24, 32
 local now, generations = tonumber(call("TIME")[1]), {}
-for number, hashes, began, at in string.gmatch(stored[1] or "", "(%d+) (%d+) (%d+) (%d+)") do
+for number, hashes, began, at, left in string.gmatch(stored[1] or "", "(%d+) (%d+) (%d+) (%d+) (%d+)") do
   generations[#generations + 1] = {
     number = tonumber(number), hashes = tonumber(hashes),
     began = tonumber(began), -- total_orders when it was opened
     at = tonumber(at), -- when it was opened, seconds since the epoch
+    left = tonumber(left), -- hashes that are not deleted yet
   }
 end
+
+-- Time without orders does not count towards the window: it may be a jump of the clock.
+local MAX_GAP_SECONDS, SEEN_EVERY_SECONDS = 24 * 3600, 3600
+local gap = now - tonumber(stored[4] or now)
+local shifted = gap > MAX_GAP_SECONDS
+if shifted then for _, g in ipairs(generations) do g.at = g.at + gap end end
 local current = generations[#generations]
 if current and not (totals[1] and totals[2]) then
   error("ERR " .. keys.global .. " is lost: `bun scripts/audit.ts --repair` restores it from the days")
@@ -94,7 +102,7 @@ if #rows == 0 then
   need(keys.store, "HMGET")
   need(keys.markers(1, 1), "HEXISTS", "UNLINK", "HSCAN")
   need(keys.days, "HMGET", "HKEYS", "EXISTS")
-  need(keys.board("1"), "HMGET", "HLEN", "HGETALL", "HSCAN")
+  need(keys.board("1"), "HMGET", "HLEN", "HSCAN")
   need(keys.top("1"), "ZRANGE")
   need(keys.users, "LRANGE")
   for outcome in string.gmatch("corrected rejected duplicate", "%a+") do
@@ -129,7 +137,7 @@ if opened then
   elseif current then hashes = math.max(hashes, math.ceil(2 * (total_orders - current.began) / FIELDS_PER_HASH)) end
   local number = current and current.number + 1 or 1
   current = {
-    number = number, hashes = math.min(hashes, MAX_HASHES), began = total_orders,
+    number = number, hashes = math.min(hashes, MAX_HASHES), began = total_orders, left = math.min(hashes, MAX_HASHES),
     at = math.max(now, current and current.at or 0), -- if the clock was set back, not earlier than the previous generation
   }
   generations[#generations + 1] = current
@@ -239,18 +247,19 @@ if #new_users > 0 then call("LLEN", keys.users) end
 local expired = first_live > 1 and generations[1]
 if expired then
   local removed = {}
-  for hash = expired.hashes - 1, math.max(0, expired.hashes - REMOVED_AT_ONCE), -1 do
+  for hash = expired.left - 1, math.max(0, expired.left - REMOVED_AT_ONCE), -1 do
     removed[#removed + 1] = keys.markers(expired.number, hash)
   end
   if #removed > 0 then call("UNLINK", unpack(removed)) end
-  expired.hashes = expired.hashes - #removed
-  if expired.hashes == 0 then table.remove(generations, 1) end
+  expired.left = expired.left - #removed
+  if expired.left == 0 then table.remove(generations, 1) end
 end
-if opened or expired then
+if opened or expired or shifted then
   local texts = {}
-  for index, g in ipairs(generations) do texts[index] = format("%d %d %d %d", g.number, g.hashes, g.began, g.at) end
+  for index, g in ipairs(generations) do texts[index] = format("%d %d %d %d %d", g.number, g.hashes, g.began, g.at, g.left) end
   call("HSET", keys.store, "generations", table.concat(texts, " "))
 end
+if not stored[4] or math.abs(gap) > SEEN_EVERY_SECONDS then call("HSET", keys.store, "seen_at", now) end
 if window_seconds > tonumber(stored[2] or 0) then call("HSET", keys.store, "window_seconds", window_seconds) end
 
 for _, marker in ipairs(new_markers) do call("HSET", hash_of(current, marker), marker, "") end

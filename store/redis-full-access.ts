@@ -69,8 +69,17 @@ export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullS
     return revenue + count > 0;
   }
 
-  const closeForCopy = async () => void (await redis.hset(keys.store, "closed", COPIED));
-  const reopen = async () => void (await redis.hdel(keys.store, "closed"));
+  async function closeForCopy() {
+    const isNew = await redis.hsetnx(keys.store, "closed", COPIED);
+    const closed = await redis.hget(keys.store, "closed");
+    if (!isNew && closed !== COPIED) throw new Error(`The store is closed: ${closed}`);
+  }
+
+  async function reopen() {
+    const closed = await redis.hget(keys.store, "closed");
+    if (closed !== COPIED) throw new Error(closed ? `The store is closed: ${closed}` : "The store is open");
+    await redis.hdel(keys.store, "closed");
+  }
 
   return { days, leaderboards, users, usersOn, totalsOn, storedUserIds, markers, restoreTotal, closeForCopy, reopen };
 }

@@ -1,7 +1,7 @@
 import type { ChainableCommander } from "ioredis";
 import { prefixOf } from "./redis.ts";
 import { connectRedis, type RedisAddress } from "./redis-connection.ts";
-import { hashOf, redisKeys } from "./redis-keys.ts";
+import { hashOf, parseGenerations, redisKeys } from "./redis-keys.ts";
 import { allOf, decimalOf, findForeignUserKeys } from "./redis-values.ts";
 import { bySpend, ForeignKeyError, type FullStore, MAX_TOP, NO_ORDERS, type UserTotals } from "./store.ts";
 
@@ -11,6 +11,11 @@ const REPLICAS_MS = 4_000;
 /** FIRST_HASHES and FIELDS_PER_HASH in record.lua. */
 const MIN_HASHES = 131_072;
 const MARKERS_PER_HASH = 96;
+
+/** In one step: a copy that was started later must not be opened by an earlier one. */
+const OPEN_IF_OWNER = `if redis.call("HGET", KEYS[1], "copy") ~= ARGV[1] then return 0 end
+redis.call("HDEL", KEYS[1], "closed", "copy")
+return 1`;
 
 export type RedisImport = Awaited<ReturnType<typeof openRedisImport>>;
 
@@ -23,24 +28,43 @@ export type RedisImport = Awaited<ReturnType<typeof openRedisImport>>;
 export async function openRedisImport(address: RedisAddress) {
   const redis = await connectRedis(address);
   const keys = redisKeys(prefixOf(redis, address.keyPrefix));
-  const send = async (fill: (pipeline: ChainableCommander) => void) => {
+  const execute = async <T>(fill: (pipeline: ChainableCommander) => void) => {
     const pipeline = redis.pipeline();
     fill(pipeline);
-    await allOf(pipeline);
+    return await allOf<T>(pipeline);
+  };
+  const send = async (fill: (pipeline: ChainableCommander) => void) => {
+    await checkOwner();
+    await execute(fill);
   };
 
-  const isUsed = (await redis.exists(keys.store, keys.global, keys.days)) > 0;
-  if (isUsed && (await redis.hget(keys.store, "closed")) !== UNFINISHED) {
+  // Closed before it is looked at: no process can record its first order in between.
+  const isNew = await redis.hsetnx(keys.store, "closed", UNFINISHED);
+  const isUsed = (await redis.exists(keys.global, keys.days)) + (await redis.hexists(keys.store, "generations")) > 0;
+  const isUnfinished = !isNew && (await redis.hget(keys.store, "closed")) === UNFINISHED;
+  if (isUsed && !isUnfinished) {
+    if (isNew) await redis.hdel(keys.store, "closed");
     redis.disconnect();
-    throw new Error("The target holds orders already: name an empty Redis, or another REDIS_KEY_PREFIX with --prefix");
+    throw new Error(
+      "The target contains orders. If a copy into it was completed, use it; otherwise name an empty Redis, or another --prefix",
+    );
+  }
+  const id = crypto.randomUUID();
+
+  /** Throws if another copy into the same target was started later. */
+  async function checkOwner() {
+    if ((await redis.hget(keys.store, "copy")) !== id)
+      throw new Error("another copy into the target was started: this one ends");
   }
 
   /** @returns the number of hashes that the markers are spread over */
   async function begin(markerCount: number, windowSeconds: number) {
-    const hashes = Math.max(MIN_HASHES, Math.ceil((2 * markerCount) / MARKERS_PER_HASH));
+    const [unfinished] = parseGenerations(await redis.hget(keys.store, "generations"));
+    // As many as the unfinished copy had, which may have spread markers over them.
+    const hashes = unfinished?.hashes ?? Math.max(MIN_HASHES, Math.ceil((2 * markerCount) / MARKERS_PER_HASH));
     // One generation that is opened now: every marker is kept for a whole window from now on.
-    const generations = `1 ${hashes} 0 ${Math.floor(Date.now() / 1000)}`;
-    await redis.hset(keys.store, { closed: UNFINISHED, window_seconds: windowSeconds, generations });
+    const generations = `1 ${hashes} 0 ${Math.floor(Date.now() / 1000)} ${hashes}`;
+    await redis.hset(keys.store, { copy: id, window_seconds: windowSeconds, generations });
     await redis.del(keys.users);
     return hashes;
   }
@@ -60,7 +84,7 @@ export async function openRedisImport(address: RedisAddress) {
     let [count, first]: [number, UserTotals[]] = [0, []];
     for await (const page of pages) {
       const row = page.flatMap(({ userId, orders, cents }) => [userId, `${orders} ${cents}`]);
-      if (row.length > 0) await redis.hset(keys.board(name), ...row);
+      if (row.length > 0) await send((pipeline) => pipeline.hset(keys.board(name), ...row));
       count += page.length;
       first = [...first, ...page].sort(bySpend).slice(0, MAX_TOP);
     }
@@ -71,6 +95,14 @@ export async function openRedisImport(address: RedisAddress) {
     send((pipeline) => {
       for (const marker of markers) pipeline.hset(keys.markers(1, hashOf(marker, hashes)), Buffer.from(marker), "");
     });
+
+  /** @returns how many of the markers are not in the target */
+  async function countMissing(markers: Uint8Array[], hashes: number): Promise<number> {
+    const found = await execute<number>((pipeline) => {
+      for (const marker of markers) pipeline.hexists(keys.markers(1, hashOf(marker, hashes)), Buffer.from(marker));
+    });
+    return found.filter((one) => one !== 1).length;
+  }
 
   async function addDays(source: FullStore) {
     const days = await source.days();
@@ -93,7 +125,8 @@ export async function openRedisImport(address: RedisAddress) {
     );
     if (Number(replicas) < waitReplicas)
       throw new Error(`only ${replicas} of ${waitReplicas} replicas have the copy. Run it again when they are back`);
-    await redis.hdel(keys.store, "closed");
+    const isOwner = await redis.eval(OPEN_IF_OWNER, 1, keys.store, id);
+    if (isOwner !== 1) throw new Error("another copy into the target was started: this one ends");
   }
 
   return {
@@ -101,6 +134,7 @@ export async function openRedisImport(address: RedisAddress) {
     addUsers,
     addLeaderboard,
     addMarkers,
+    countMissing,
     addDays,
     finish,
     close: () => redis.disconnect(),

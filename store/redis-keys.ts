@@ -5,7 +5,7 @@
  * | --- | --- | --- |
  * | `global:stats` | hash | `total_orders`, `total_revenue` in decimal; public |
  * | `user:{id}` | hash | `order_count`, `total_spend` in decimal; public |
- * | `orders:store` | hash | `generations` of markers, `window_seconds`, and `closed` during and after a copy to another store |
+ * | `orders:store` | hash | `generations` of markers, `window_seconds`, `seen_at` (last batch, to the hour), and `closed` during and after a copy to another store |
  * | `orders:ids:{generation}:{hash}` | hash | markers: 12 bytes of an order id's SHA-256 -> "" |
  * | `orders:days` | hash | `d:YYYY-MM-DD` -> "orders cents" |
  * | `orders:users` | list | every user id once |
@@ -34,12 +34,12 @@ export type RedisKeys = ReturnType<typeof redisKeys>;
 
 /**
  * Parses the field `generations` of `orders:store`: for each generation its number, its number of hashes, the orders counted
- * before it, and when it was opened (seconds).
+ * before it, when it was opened (seconds), and how many hashes are not deleted yet.
  *
  * @returns the generations, oldest first
  */
 export function parseGenerations(text: string | null | undefined) {
-  return Array.from((text ?? "").matchAll(/(\d+) (\d+) \d+ \d+/g), ([, number, hashes]) => ({
+  return Array.from((text ?? "").matchAll(/(\d+) (\d+) \d+ \d+ \d+/g), ([, number, hashes]) => ({
     number: Number(number),
     hashes: Number(hashes),
   }));

@@ -64,8 +64,13 @@ export async function openRedisStore(
       await checkDays(all.slice(at, at + DAYS_CHECKED_AT_ONCE));
   }
 
-  const global = async () =>
-    parseAmounts(await checkType(keys.global, redis.hmget(keys.global, "total_orders", "total_revenue")));
+  async function global(): Promise<Totals> {
+    const amounts = await checkType(keys.global, redis.hmget(keys.global, "total_orders", "total_revenue"));
+    // Zero would be wrong where orders are counted; record.lua refuses orders for the same reason.
+    if (amounts.includes(null) && (await redis.hexists(keys.store, "generations")))
+      throw new Error(`${keys.global} is lost: \`bun scripts/audit.ts --repair\` restores it from the days`);
+    return parseAmounts(amounts);
+  }
 
   async function user(userId: string): Promise<Totals> {
     const key = keys.user(userId);

@@ -54,7 +54,9 @@ export function createFullAccess(db: Database): Omit<FullStore, keyof Store> {
     markers,
     restoreTotal,
     closeForCopy: async () => void setSetting.run("closed", COPIED),
-    reopen: async () => void deleteSetting.run("closed"),
+    reopen: async () => {
+      if (deleteSetting.run("closed").changes === 0) throw new Error("The store is open");
+    },
   };
 }
 

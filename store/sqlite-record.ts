@@ -34,6 +34,9 @@ export function createRecordBatch(db: Database, assertUsable: () => void, window
   });
 }
 
+/** As in record.lua. */
+const [MAX_GAP_SECONDS, SEEN_EVERY_SECONDS] = [24 * 3600, 3600];
+
 interface Generation {
   number: number;
   openedAt: number;
@@ -56,9 +59,23 @@ function createOpenMarkers(db: Database, window: () => number) {
   const marker = db.prepare("SELECT 1 FROM markers WHERE generation = ? AND digest = ?");
   const addMarker = db.prepare("INSERT INTO markers (generation, digest) VALUES (?, ?) ON CONFLICT DO NOTHING");
 
+  const seen = db.prepare<{ value: number }, []>("SELECT value FROM settings WHERE name = 'seen_at'");
+  const setSeen = db.prepare("INSERT OR REPLACE INTO settings (name, value) VALUES ('seen_at', ?)");
+  const shift = db.prepare("UPDATE generations SET opened_at = opened_at + ?");
+
+  /** Time without orders does not count towards the window: it may be a jump of the clock. */
+  function skipGap(now: number) {
+    const seenAt = seen.get()?.value;
+    const gap = now - (seenAt ?? now);
+    if (gap > MAX_GAP_SECONDS) shift.run(gap);
+    if (seenAt === undefined || Math.abs(gap) > SEEN_EVERY_SECONDS) setSeen.run(now);
+  }
+
   /** @returns the numbers of the generations that have not expired, the newest last */
   function liveGenerations(removed: number): number[] {
-    const [now, all] = [Math.floor(Date.now() / 1000), generations.all()];
+    const now = Math.floor(Date.now() / 1000);
+    skipGap(now);
+    const all = generations.all();
     const newest = all.at(-1);
     if (!newest || newest.openedAt + window() <= now) {
       // If the clock was set back, not earlier than the previous generation.
@@ -66,7 +83,7 @@ function createOpenMarkers(db: Database, window: () => number) {
       openGeneration.run(next.number, next.openedAt);
       all.push(next);
     }
-    // A generation expires when the next one is one window old. So a clock that jumps ahead opens a generation but expires none.
+    // A generation expires when the next one is one window old.
     const live = all.filter((_, index) => (all[index + 1]?.openedAt ?? now) + window() > now);
     const [oldest] = all;
     if (oldest && !live.includes(oldest) && removeMarkers.run(oldest.number, removed).changes === 0)

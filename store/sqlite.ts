@@ -56,16 +56,22 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
   const total = prepare<Totals, [string]>("SELECT orders, cents FROM totals WHERE scope = ?");
   const window = () => Math.max(windowSeconds, Number(setting.get("window_seconds")?.value ?? 0));
 
+  /** Throws if the overall total is lost: zero would be wrong where orders are counted. */
+  function readTotal(): Totals {
+    const found = total.get(OVERALL);
+    if (!found && generations.all().length > 0)
+      throw new Error("the overall total is lost: `bun scripts/audit.ts --repair` restores it from the days");
+    return found ?? NO_ORDERS;
+  }
+
   /** Throws while orders must not be recorded. Does not detect what only a write would show, such as a full disk. */
   function assertUsable() {
     if (statSync(path, { throwIfNoEntry: false })?.ino !== file)
       throw new Error("it was deleted or replaced while the program runs. Put it back, or restart the program");
     const closed = setting.get("closed")?.value;
     if (closed) throw new Error(`the store is closed: ${closed}`);
-    const [isUsed, hasTotal] = [generations.all().length > 0, total.get(OVERALL) !== null];
-    if (isUsed && !hasTotal)
-      throw new Error("the overall total is lost: `bun scripts/audit.ts --repair` restores it from the days");
-    if (hasTotal && !isUsed)
+    const { orders } = readTotal();
+    if (orders > 0 && generations.all().length === 0)
       throw new Error("the markers of counted orders are lost: restore the file, or begin with an empty one");
   }
 
@@ -77,8 +83,13 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
     if (sizeOf(`${path}-wal`) < MAX_WAL_BYTES || performance.now() - truncatedAt < WAL_PAUSE_MS) return;
     truncatedAt = performance.now();
     db.run(`PRAGMA busy_timeout = ${WAL_PAUSE_MS / 2}`);
-    db.run("PRAGMA wal_checkpoint(TRUNCATE)");
-    db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+    try {
+      db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    } catch {
+      // The batch before it is committed. A file that cannot be written makes the next batch fail.
+    } finally {
+      db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+    }
   }
 
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
@@ -155,7 +166,7 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
     addRecent,
     recent,
     isCounted,
-    global: async () => total.get(OVERALL) ?? NO_ORDERS,
+    global: async () => readTotal(),
     user: async (userId) => user.get(userId) ?? NO_ORDERS,
     top: async (leaderboard, n) => topOf.all(leaderboard, n),
     daily: async (days) => days.map((day) => total.get(day) ?? NO_ORDERS),

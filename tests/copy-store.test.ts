@@ -131,7 +131,7 @@ test("killed at any moment and run again, while processes count and the target i
   }
   const { code, err } = await copy(source.env, ...target.options).ended();
   // The last copy that was killed may have been finished.
-  if (code !== 0) expect(err).toContain("The target holds orders already");
+  if (code !== 0) expect(err).toContain("The target contains orders");
   await Promise.all(counting);
   const { differences, orders } = await auditStore(fresh, () => {});
   expect([differences, orders]).toEqual([[], 20_200]);
@@ -161,10 +161,47 @@ describe("a copy is refused", () => {
     await old.record([order()]);
     await fresh.record([order(), order()]);
     const { code, err } = await copy(source.env, ...target.options).ended();
-    expect([code, err]).toEqual([1, expect.stringContaining("The target holds orders already: name an empty Redis")]);
+    expect([code, err]).toEqual([1, expect.stringContaining("The target contains orders")]);
     expect(await fresh.record([order()])).toEqual(["recorded"]);
     expect(await old.record([order()])).toEqual(["recorded"]);
     await Promise.all([old.close(), fresh.close()]);
+  });
+
+  test("from a store that does not exist or is empty, and nothing is created", async () => {
+    const target = await locate("redis");
+    const dir = join(temporaryFolder(), "none");
+    const missing = await copy({ DATA_DIR: dir }, ...target.options).ended();
+    expect([missing.code, missing.err]).toEqual([1, expect.stringContaining(`There is no store at ${dir}`)]);
+    expect(await Bun.file(join(dir, "orders.db")).exists()).toBeFalse();
+    const empty = await copy((await locate("redis")).env, ...target.options).ended();
+    expect([empty.code, empty.err]).toEqual([1, expect.stringContaining("The source contains no orders")]);
+  });
+
+  test("--reopen opens neither a target nor a store that is open", async () => {
+    const target = await locate("redis");
+    (await openRedisImport({ url: target.env.REDIS_URL ?? "" })).close();
+    expect(await copy(target.env, "--reopen").ended()).toMatchObject({
+      code: 1,
+      err: expect.stringContaining("has not finished"),
+    });
+    expect(await copy((await locate("redis")).env, "--reopen").ended()).toMatchObject({ code: 1 });
+  });
+
+  test("two copies at once: the one that was started first ends and opens nothing", async () => {
+    const { env } = await locate("redis");
+    const [first, second] = [
+      await openRedisImport({ url: env.REDIS_URL ?? "" }),
+      await openRedisImport({ url: env.REDIS_URL ?? "" }),
+    ];
+    await first.begin(1, 3600);
+    await second.begin(1, 3600);
+    await expect(first.addUsers([{ userId: "U1", orders: 1, cents: 1 }])).rejects.toThrow(
+      "another copy into the target",
+    );
+    await expect(first.finish()).rejects.toThrow("another copy into the target");
+    await second.finish();
+    first.close();
+    second.close();
   });
 
   test("into the same store", async () => {
@@ -172,7 +209,7 @@ describe("a copy is refused", () => {
     const old = await openStore(source.address);
     await old.record([order()]);
     const { code, err } = await copy(source.env, ...source.options).ended();
-    expect([code, err]).toEqual([1, expect.stringContaining("The target holds orders already")]);
+    expect([code, err]).toEqual([1, expect.stringContaining("The target contains orders")]);
     await old.close();
   });
 
@@ -206,6 +243,7 @@ describe("a copy is refused", () => {
   ])("with the target %j, before the source is closed", async (options, problem) => {
     const source = await locate("sqlite");
     const old = await openStore(source.address);
+    await old.record([order()]);
     const { code, err } = await copy(source.env, ...options).ended();
     expect([code, err]).toEqual([1, expect.stringContaining(problem)]);
     expect(await old.record([order()])).toEqual(["recorded"]);

@@ -62,12 +62,12 @@ describe("markers", () => {
   async function generationsOf(redis: Redis) {
     const text = (await redis.hget("orders:store", "generations")) ?? "";
     const words = text.split(" ").map(Number);
-    const list = Array.from({ length: words.length / 4 }, (_, index) => words.slice(index * 4, index * 4 + 4));
+    const list = Array.from({ length: words.length / 5 }, (_, index) => words.slice(index * 5, index * 5 + 5));
     const age = (seconds: number) =>
       redis.hset(
         "orders:store",
         "generations",
-        list.map(([a, b, c, at = 0]) => `${a} ${b} ${c} ${at - seconds}`).join(" "),
+        list.map(([a, b, c, at = 0, left]) => `${a} ${b} ${c} ${at - seconds} ${left}`).join(" "),
       );
     return { numbers: list.map(([number]) => number), hashes: list.map(([, hashes]) => hashes), age };
   }
@@ -116,6 +116,25 @@ describe("markers", () => {
     expect(await left()).toBe(0);
     expect((await generationsOf(redis)).numbers).toEqual([2, 3]);
     expect(await store.record(kept)).toEqual(Array(200).fill("duplicate"));
+  });
+
+  test("a clock that jumps ahead expires no generation, and a window that grows makes one readable again", async () => {
+    await using opened = await open({ own: true });
+    const { store, redis } = opened;
+    const old = Array.from({ length: 500 }, () => order());
+    await store.record(old);
+    await (await generationsOf(redis)).age(WINDOW);
+    await store.record([order()]);
+    // The last batch was 40 days ago, as Redis sees it.
+    await (await generationsOf(redis)).age(40 * 86_400);
+    await redis.hincrby("orders:store", "seen_at", -40 * 86_400);
+    expect(await store.record(old)).toEqual(Array(500).fill("duplicate"));
+    // Now it does expire, and a part of it is deleted.
+    await (await generationsOf(redis)).age(WINDOW);
+    await store.record([order()]);
+    await redis.hset("orders:store", "window_seconds", 3 * WINDOW);
+    const again = await store.record(old);
+    expect(again.filter((result) => result === "recorded").length).toBeLessThan(10);
   });
 
   test("a generation that is full is followed by a larger one; small hashes, and every id stays known", async () => {

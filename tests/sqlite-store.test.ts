@@ -70,6 +70,9 @@ describe("markers", () => {
     const orders = Array.from({ length: 500 }, () => order());
     try {
       await opened.store.record(orders);
+      // In the older of two generations: that one would expire.
+      opened.age(WINDOW);
+      await opened.store.record([order()]);
       setSystemTime(new Date(Date.now() + 40 * 86_400_000));
       for (let batch = 0; batch < 50; batch++) await opened.store.record([order()]);
       expect(await opened.store.record(orders)).toEqual(Array(500).fill("duplicate"));
