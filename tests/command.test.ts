@@ -44,11 +44,12 @@ async function prepareQueue() {
   return { queue, env: { ...AWS, AWS_ENDPOINT_URL: emulator.endpoint, SQS_QUEUE_URL: queue.address.url } };
 }
 
-/** A store with one order on each of the days. */
-async function prepareStore(from: string, to: string) {
+/** A store with one order on each of the days, closed as by a copy where wanted. */
+async function prepareStore(from: string, to: string, state: "open" | "closed" = "open") {
   const url = redisServer.freshUrl();
   const store = await openRedisStore({ url });
   await store.record(daysBetween(from, to).map((day) => order({ day })));
+  if (state === "closed") await store.closeForCopy();
   await store.close();
   return { env: { REDIS_URL: url } };
 }
@@ -57,7 +58,7 @@ describe.each([
   ["populate", ["--orders", "20", "--json"], async () => (await prepareQueue()).env],
   ["audit", ["--json"], async () => (await prepareStore("2024-01-01", "2024-01-02")).env],
   ["redrive", ["list", "--json"], async () => (await prepareQueue()).env],
-  ["copy-store", ["--reopen", "--json"], async () => ({ DATA_DIR: temporaryFolder() })],
+  ["copy-store", ["--reopen", "--json"], async () => (await prepareStore("2024-01-01", "2024-01-01", "closed")).env],
   ["bench", ["stores", "--orders=200", "--users=10,20", "--rounds=1", "--json"], async () => ({})],
 ] as const)("%s", (name, json, prepare) => {
   test("--help prints options, exit codes and examples", async () => {
