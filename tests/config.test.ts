@@ -52,7 +52,7 @@ describe("readConfig()", () => {
     expect(readConfig(env as Record<string, string>).queue).toEqual({ client: "fetch", ...queue } as never);
   });
 
-  test("chooses each half on its own", () => {
+  test("chooses queue and store independently", () => {
     expect(readConfig({ REDIS_URL: "redis://r:6379" })).toMatchObject({
       queue: { kind: "embedded" },
       store: { kind: "redis", url: "redis://r:6379" },
@@ -208,7 +208,7 @@ describe("readConfig()", () => {
     }
   });
 
-  test("refuses the embedded halves in production", () => {
+  test("refuses the embedded queue and store in production", () => {
     expect(problemsOf({ NODE_ENV: "production" })).toHaveLength(2);
     expect(problemsOf({ NODE_ENV: "production", REDIS_URL: "redis://r" })).toEqual([
       "NODE_ENV=production needs a queue: set SQS_QUEUE_URL or SQS_QUEUE_NAME",

@@ -108,7 +108,7 @@ async function pollAll(deps: ConsumerDeps): Promise<number> {
 }
 
 describe("pollOnce()", () => {
-  test("counts, corrects, recognises copies, buries rejects and leaves an empty queue", async () => {
+  test("counts, corrects, recognises copies, dead-letters rejected orders and leaves an empty queue", async () => {
     await using c = await consumer();
     const corrected = {
       order_id: "c",
@@ -136,7 +136,7 @@ describe("pollOnce()", () => {
     expect(errors.map(({ path }: { path: string }) => path)).toEqual(["/order_value", "/items"]);
   });
 
-  test("tells of corrected, rejected and duplicate orders, with their trace, and of no counted one", async () => {
+  test("logs and keeps corrected, rejected and duplicate orders, with their trace, but not counted ones", async () => {
     await using c = await consumer();
     const traceId = "0af7651916cd43dd8448eb211c80319c";
     const traceparent = { DataType: "String", StringValue: `00-${traceId}-b7ad6b7169203331-01` };
@@ -196,7 +196,7 @@ describe("pollOnce()", () => {
     for (const line of failed) expect(line).toHaveProperty("message_id", expect.stringMatching(/./));
   });
 
-  test("rejects a mismatch instead of correcting it when told to", async () => {
+  test("rejects a mismatch instead of correcting it when configured to", async () => {
     await using c = await consumer({ onValueMismatch: "reject" });
     await c.queue.send([body({ order_value: 99.99 })]);
     await pollAll(c.deps);
@@ -296,7 +296,7 @@ test("an order of a FIFO queue that the store refuses holds up its group, and no
   expect(await c.queue.depth()).toEqual(NO_MESSAGES);
 });
 
-describe("while the store is away", () => {
+describe("while the store is unavailable", () => {
   test.each([
     ["a standard queue", freshQueue],
     ["a FIFO queue", freshFifoQueue],
@@ -325,7 +325,7 @@ describe("while the store is away", () => {
     await poller.done;
   });
 
-  test("a lane that is done does not receive again while another one holds its batch", async () => {
+  test("a receive loop that is done does not receive again while another one keeps its batch", async () => {
     await using c = await consumer();
     for (let batch = 0; batch < 40; batch++) await c.queue.send(Array.from({ length: 10 }, () => body()));
     const { record } = c.deps.store;
@@ -440,7 +440,7 @@ describe("startPolling()", () => {
     await poller.done;
   });
 
-  test("a stop lets the batch in hand be settled", async () => {
+  test("a stop lets the current batch be processed", async () => {
     await using c = await consumer();
     await c.queue.send([body()]);
     const { record } = c.deps.store;
@@ -503,7 +503,7 @@ describe("startPolling()", () => {
     expect(await c.queue.depth()).toEqual(NO_MESSAGES);
   });
 
-  test("says why when receives go on failing, and no longer when they succeed", async () => {
+  test("reports why receives keep failing, until they succeed", async () => {
     let broken = true;
     await using c = await consumer({
       queue: (real) => ({
@@ -523,7 +523,7 @@ describe("startPolling()", () => {
     await poller.done;
   });
 
-  test("says why when deletes go on failing, though receives succeed, and pauses longer and longer", async () => {
+  test("reports why deletes keep failing though receives succeed, and pauses longer and longer", async () => {
     await using c = await consumer({
       queue: () => ({
         delete: async () => {
@@ -541,7 +541,7 @@ describe("startPolling()", () => {
     await poller.done;
   });
 
-  test("one lane stays when all come back without a full batch in the same moment", async () => {
+  test("one receive loop stays when all return without a full batch in the same moment", async () => {
     let calls = 0;
     const gates: ((messages: never[]) => void)[] = [];
     await using c = await consumer({

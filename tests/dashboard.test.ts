@@ -74,7 +74,7 @@ const asMoney = (amount: number) => amount.toLocaleString("en-US", { minimumFrac
 const api = async (path: string): Promise<any> => (await program.get(path)).json();
 
 describe("the dashboard", () => {
-  test("of a new shop says that there is nothing yet, and how to change that", async () => {
+  test("of a new shop shows that there is nothing yet, and how to change that", async () => {
     await using opened = await open();
     await shows(opened.page, "#welcome", "bun scripts/populate.ts");
     await shows(opened.page, "#orders", "0");
@@ -84,7 +84,7 @@ describe("the dashboard", () => {
     expect(opened.complaints).toEqual([]);
   });
 
-  test("shows what the API says, moves when orders arrive, and asks nobody else", async () => {
+  test("shows what the API returns, follows new orders, and loads nothing from other hosts", async () => {
     await using opened = await open();
     const { page, asked, complaints } = opened;
     await shows(page, "#status", "Live");
@@ -146,7 +146,7 @@ describe("the dashboard", () => {
     await shows(page, "#top-date", `${new Date().getUTCFullYear()}`);
   });
 
-  test("keeps its numbers and says so while the process is away, and goes on when it is back", async () => {
+  test("keeps its numbers while the process is down, shows that, and continues when it is back", async () => {
     await using opened = await open();
     const { page } = opened;
     await shows(page, "#orders", "4");
@@ -164,7 +164,7 @@ describe("the dashboard", () => {
     await shows(page, "#user", "U1: 2 orders");
   });
 
-  test("says that it is stale when the process hangs", async () => {
+  test("shows that it is stale when the process hangs", async () => {
     await using opened = await open();
     const { page } = opened;
     await shows(page, "#status", "Live");
@@ -174,7 +174,7 @@ describe("the dashboard", () => {
     await shows(page, "#status", "Live");
   });
 
-  test("a range that cannot be is told in the words of the API", async () => {
+  test("an invalid range shows the message of the API", async () => {
     await using opened = await open();
     await opened.page.getByLabel("From").fill("2020-01-01");
     await shows(opened.page, "#days-note", "A range can have at most 400 days");

@@ -60,7 +60,7 @@ async function open(url: string, lastEventId?: string) {
 }
 
 describe("/events", () => {
-  test("tells the whole state at once, and every change within a second", async () => {
+  test("publishes the whole state at once, and every change within a second", async () => {
     const { response, events, close } = await open(api.url);
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     expect(response.headers.get("cache-control")).toBe("no-store");
@@ -76,7 +76,7 @@ describe("/events", () => {
     close();
   });
 
-  test("says something every few seconds though nothing changes, and a sample a second", async () => {
+  test("sends an event every few seconds though nothing changes, and a sample a second", async () => {
     const { events, close } = await open(api.url);
     await Bun.sleep(7_000);
     close();
@@ -108,7 +108,7 @@ describe("/events", () => {
     expect(whole.events[0]?.state.samples.length).toBeGreaterThan(missed.length);
   });
 
-  test("says that the store is away with the last numbers, and that it is back", async () => {
+  test("reports that the store is unavailable with the last numbers, and that it is back", async () => {
     const { events, close } = await open(api.url);
     await waitFor("the first event", () => events.length > 0);
     const totalOrders = events[0]?.state.total_orders ?? -1;
@@ -188,7 +188,7 @@ test("a reader that does not read is dropped, and costs no memory meanwhile", as
   await app.stop(true);
 });
 
-test("why nothing is counted is told once, though the store can be read", async () => {
+test("the reason why nothing is counted is listed once, though the store can be read", async () => {
   const paused = { state: "paused" as const, reason: "Redis does not accept orders: closed" };
   const live = startLive({
     store,

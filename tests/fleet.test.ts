@@ -144,7 +144,7 @@ describe("on one queue and one store", () => {
     await shop.expectExactness();
   });
 
-  test("a rolling restart under load, twice around, loses, repeats and burns nothing", async () => {
+  test("a rolling restart under load, twice around, loses, repeats and dead-letters nothing", async () => {
     await using shop = await openShop();
     await using fleet = createFleet();
     const programs = await times(3, () => fleet.start(shop.env));

@@ -180,7 +180,7 @@ describe("answers", () => {
     expect((await get("/dashboard", { headers: { "if-none-match": '"other"' } })).status).toBe(200);
   });
 
-  test("HEAD answers like GET without a body", async () => {
+  test("HEAD responds like GET without a body", async () => {
     const response = await get("/stats/global", { method: "HEAD" });
     expect([response.status, await response.text()]).toEqual([200, ""]);
   });
@@ -403,7 +403,7 @@ test("metrics are in Prometheus' format, with the names of the contract", async 
   }
 });
 
-test("with RATE_LIMIT a client that asks too often is told to wait, probes are not", async () => {
+test("with RATE_LIMIT a client that asks too often has to wait, probes do not", async () => {
   const limited = await start(config({ RATE_LIMIT: "3", DATA_DIR: temporaryFolder() }));
   const statuses = [];
   for (let request = 0; request < 5; request++) statuses.push((await fetch(`${limited.url}/stats/global`)).status);

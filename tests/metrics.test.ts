@@ -88,13 +88,13 @@ describe("what a program that has counted orders tells Prometheus", () => {
       expect(scraped.samples.get(series), series).toBeGreaterThan(0);
   });
 
-  test("tells how many requests an order took, and what a million would cost", () => {
+  test("reports how many requests an order took, and what a million would cost", () => {
     const perOrder = sumOf("sqs_requests_total") / 3;
     expect(scraped.samples.get("sqs_requests_per_order")).toBeCloseTo(perOrder, 9);
     expect(scraped.samples.get("sqs_dollars_per_million_orders")).toBeCloseTo(perOrder * 0.4, 9);
   });
 
-  test("tells of each worker when something last moved in it", () => {
+  test("reports when each worker last made progress", () => {
     const ages = [1, 2].map((worker) => scraped.samples.get(`consumer_poll_age_seconds{worker="${worker}"}`));
     // An idle worker waits 20 s for a message.
     for (const age of ages) expect(age).toBeWithin(0, 25);

@@ -180,7 +180,7 @@ describe("on a named queue and Redis", () => {
     await other.exited;
   });
 
-  test("a Redis that is killed turns health to 503 with the reason, and nothing is lost or burned", async () => {
+  test("a Redis that is killed turns health to 503 with the reason, and nothing is lost or dead-lettered", async () => {
     const redis = await startRedisServer();
     const queue = await freshQueue(emulator);
     const program = await startProgram(shop(queue, redis.freshUrl()));
@@ -315,8 +315,8 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
   });
 });
 
-describe("what a shop will meet one day:", () => {
-  test("an outage of six visibility timeouts burns no orders with a redrive after 3 receives", async () => {
+describe("what a shop meets one day:", () => {
+  test("an outage of six visibility timeouts dead-letters no orders with a redrive after 3 receives", async () => {
     const redis = await startRedisServer();
     const queue = await freshQueue(emulator, { VisibilityTimeout: "1" }, 3);
     const program = await startProgram(shop(queue, redis.freshUrl()));

@@ -469,7 +469,7 @@ describe("lost data", () => {
     expect(dataLoss.problems()).toEqual([expect.stringMatching(/^store: Redis has evicted \d+ keys/)]);
   });
 
-  test("the total at its limit: check() says so before the next batch is refused", async () => {
+  test("the total at its limit: check() rejects before the next batch is refused", async () => {
     await using opened = await open();
     const { store, redis } = opened;
     await store.record([order({ cents: MAX_TOTAL_CENTS - 1_000_000_000_000 })]);

@@ -160,7 +160,7 @@ describe("a file in trouble", () => {
     closeSync(file);
   }
 
-  test("the overall total: lost it is refused and made again from the days; at its limit check() says so", async () => {
+  test("the overall total: lost it is refused and made again from the days; at its limit check() rejects", async () => {
     await using opened = await open();
     const { store, db } = opened;
     await store.record([order(), order({ cents: 1999, day: "2024-12-14" })]);

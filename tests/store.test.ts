@@ -94,7 +94,7 @@ const ranked = (orders: readonly Order[]) => Object.values(expectedState(orders)
 const duplicate = (messageId: string): RecentOrder => ({ outcome: "duplicate", atMs: 1_734_000_000_000, messageId });
 
 describe.each(Object.keys(addresses))("%s", (kind) => {
-  test("an empty store answers zeros", async () => {
+  test("an empty store returns zeros", async () => {
     await using opened = await twoStores(kind);
     const [store] = opened.stores;
     expect(await store.global()).toEqual({ orders: 0, cents: 0 });
@@ -148,7 +148,7 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect(await wholeState(store, orders)).toEqual(expectedState(orders));
   });
 
-  test("record() after a crash between record and delete answers duplicate", async () => {
+  test("record() after a crash between record and delete returns duplicate", async () => {
     await using opened = await twoStores(kind);
     const [store, other] = opened.stores;
     const orders = [order(), order({ userId: "U2" })];
@@ -284,7 +284,7 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect(known).toEqual(orders.map((_, index) => index % 3 === 0));
   });
 
-  test("recent() answers what was remembered, by outcome, the newest first", async () => {
+  test("recent() returns what was added, by outcome, the newest first", async () => {
     await using opened = await twoStores(kind);
     const [store, other] = opened.stores;
     const corrected: RecentOrder = {
@@ -374,7 +374,7 @@ describe("createBatchWrites()", () => {
     return { record, release, sizes };
   }
 
-  test("what comes while a call is on its way goes in one call, and each batch has its own answers", async () => {
+  test("batches that arrive during a call go into one call, and each has its own results", async () => {
     await using opened = await twoStores("redis");
     const { record, release, sizes } = heldRecord(opened.stores[0]);
     const [a, b, c] = [order(), order(), order()];

@@ -161,7 +161,7 @@ describe("the program", () => {
     expect(eventsOf(program.output()).map(({ event }) => event)).not.toContain("worker_terminated");
   });
 
-  test("says once that a collector refuses its spans", async () => {
+  test("logs once that a collector refuses its spans", async () => {
     await using collector = startCollector(() => new Response("no", { status: 403 }));
     const { program, send } = await startShop({ OTEL_EXPORTER_OTLP_ENDPOINT: collector.url });
     await send([{ body: body() }]);

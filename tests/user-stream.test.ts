@@ -37,7 +37,7 @@ test("every user comes once, page after page", async () => {
   });
 });
 
-test("two lists at a time; a third is told to come again, and may when one is given up", async () => {
+test("two lists at a time; a third gets a 503 until one has ended", async () => {
   const leave = new AbortController();
   const [first, second] = await Promise.all([open(leave.signal), open()]);
   const readers = [first, second].map((response) => response.body?.getReader());

@@ -63,7 +63,7 @@ const plausible = fc
 const anyBody = fc.oneof(nearOrder, plausible, fc.json(), fc.string({ unit: "binary", maxLength: 300 }));
 
 /** What holds for every body: an answer, in time, that the store and the dead-letter queue can take. */
-export function checkJudged(result: ValidationResult): boolean {
+export function checkResult(result: ValidationResult): boolean {
   if (result.outcome === "rejected") {
     const attribute = JSON.stringify(result.errors);
     return (
@@ -77,9 +77,9 @@ export function checkJudged(result: ValidationResult): boolean {
   );
 }
 
-export function fuzzJudge(cases: number, seed: number) {
+export function fuzzValidation(cases: number, seed: number) {
   const property = fc.property(anyBody, fc.constantFrom("correct" as const, "reject" as const), (body, onMismatch) =>
-    checkJudged(validateOrder(body, onMismatch)),
+    checkResult(validateOrder(body, onMismatch)),
   );
   fc.assert(property, { numRuns: cases, seed });
 }
@@ -171,7 +171,7 @@ async function main() {
   };
   console.log(`seed ${seed}, ${memory()}`);
   for (let done = 0; done < cases; done += cases / 10) {
-    fuzzJudge(Math.ceil(cases / 10), seed + done);
+    fuzzValidation(Math.ceil(cases / 10), seed + done);
     await fuzzApi(api.url, Math.ceil(cases / 100), seed + done);
     console.log(`${done + cases / 10} bodies, ${Math.ceil((done + cases / 10) / 10)} requests, ${memory()}`);
   }
