@@ -28,7 +28,11 @@ interface RecorderDeps {
 
 /** @returns the functions of the store that run record.lua: `record`, and `checkDays`, which runs it without orders */
 export function createRecorder({ redis, keys, windowSeconds, waitReplicas }: RecorderDeps) {
-  const runScript = createRunScript(redis, keys, waitReplicas);
+  const script = createRunScript(redis, keys, waitReplicas);
+  const runScript = (args: RecordArgs) =>
+    script(args).catch((error) => {
+      throw new Error(`Redis does not accept orders: ${describeRedisError(error)}`, { cause: error });
+    });
   const fixedArgs = [keys.global, keys.prefix, windowSeconds, MAX_TOTAL_CENTS, MAX_ORDER_CENTS, MAX_TOP] as const;
 
   async function record(orders: readonly Order[]): Promise<Recorded[]> {
@@ -47,9 +51,7 @@ export function createRecorder({ redis, keys, windowSeconds, waitReplicas }: Rec
   /** PING is not enough: it succeeds on a replica, with a full memory, with a failed disk and without permissions. */
   async function checkDays(days: readonly string[]) {
     const boards = JSON.stringify(days.map(leaderboardsOf));
-    await runScript([...fixedArgs, boards, "[]", ""]).catch((error) => {
-      throw new Error(`Redis does not accept orders: ${describeRedisError(error)}`, { cause: error });
-    });
+    await runScript([...fixedArgs, boards, "[]", ""]);
   }
 
   return { record, checkDays };
