@@ -346,7 +346,7 @@ describe("while the store is unavailable", () => {
       "the batch that was in time to be settled",
       () => c.calls.filter((name) => name === "delete").length === 2,
     );
-    await Bun.sleep(1_500); // longer than a lane waits between two receives
+    await Bun.sleep(1_500); // longer than a receive loop waits between two receives
     expect(c.calls.filter((name) => name === "receive")).toHaveLength(3);
     c.turn("on");
     await waitFor("all other orders", async () => (await c.store.global().catch(() => undefined))?.orders === 390);
@@ -496,7 +496,7 @@ describe("startPolling()", () => {
     void poller.done.then(() => {
       done = true;
     });
-    await Bun.sleep(100); // nothing tells that a lane goes on waiting
+    await Bun.sleep(100); // nothing shows that a receive loop goes on waiting
     expect(done).toBeFalse();
     release();
     await poller.done;
