@@ -462,7 +462,7 @@ describe("startPolling()", () => {
         receive: async (wait, signal) => {
           const messages = await real.receive(wait, signal);
           c.stopping.abort();
-          await Bun.sleep(50); // the network's
+          await Bun.sleep(50); // the response takes time to arrive
           signal.throwIfAborted();
           return messages;
         },

@@ -197,10 +197,10 @@ describe("openStore() rejects with a sentence about", () => {
     ["a closed port of a Sentinel", () => sentinel({ port: 2 }), `Sentinel: ${REFUSED}`],
     ["a port of HTTP", () => single(http), `${OTHER_PROTOCOL}${TLS}`],
     ["a port of HTTP as a cluster", () => cluster(http), `${OTHER_PROTOCOL}${TLS}`],
-    ["a server that never answers", () => single(silent), NO_RESPONSE],
-    ["a cluster that never answers", () => cluster(silent), NO_RESPONSE],
+    ["a server that never responds", () => single(silent), NO_RESPONSE],
+    ["a cluster that never responds", () => cluster(silent), NO_RESPONSE],
     [
-      "a Sentinel that never answers",
+      "a Sentinel that never responds",
       () => url(`redis+sentinel://${address(silent)}/orders`),
       `Sentinel: ${NO_RESPONSE}`,
     ],

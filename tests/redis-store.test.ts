@@ -27,7 +27,7 @@ beforeAll(async () => {
 afterAll(() => redisServer.stop());
 
 /** A store on a fresh database of the shared server, or on a server of the test's own, and a client beside it. */
-async function open({ own = false, windowSeconds = WINDOW } = {}) {
+async function open({ own = false } = {}) {
   await using parts = new AsyncDisposableStack();
   const server = own ? await startRedisServer() : redisServer;
   if (own) parts.defer(server.stop);
@@ -35,7 +35,7 @@ async function open({ own = false, windowSeconds = WINDOW } = {}) {
   const redis = new Redis(url);
   redis.on("error", () => {});
   parts.defer(() => redis.disconnect());
-  const store = await openStore({ kind: "redis", url, windowSeconds });
+  const store = await openStore({ kind: "redis", url, windowSeconds: WINDOW });
   parts.defer(() => store.close());
   const opened = parts.move();
   return { store, redis, url, server, [Symbol.asyncDispose]: () => opened.disposeAsync() };
@@ -162,20 +162,6 @@ describe("markers", () => {
     await (await generationsOf(redis)).age(WINDOW);
     await store.record([order()]);
     expect((await generationsOf(redis)).hashes).toEqual([131_072, Math.ceil((2 * 10_000_000) / 96)]);
-  });
-
-  test("the window that the data was promised is never shortened, and a longer one is kept", async () => {
-    await using opened = await open({ windowSeconds: 5_000 });
-    const windowOf = async (windowSeconds: number) => {
-      const store = await openStore({ kind: "redis", url: opened.url, windowSeconds });
-      await store.record([order()]);
-      const found = await store.markerWindowSeconds();
-      await store.close();
-      return found;
-    };
-    await opened.store.record([order()]);
-    expect([await windowOf(100), await windowOf(9_000), await windowOf(5_000)]).toEqual([5_000, 9_000, 9_000]);
-    expect(await opened.store.markerWindowSeconds()).toBe(9_000);
   });
 
   test("under a volatile-* eviction policy no marker is evicted: a full Redis refuses orders", async () => {

@@ -12,9 +12,9 @@ import { temporaryFolder } from "./support/program.ts";
 setDefaultTimeout(60_000);
 
 /** A store on a fresh file, and a second connection to it. */
-async function open(windowSeconds = WINDOW) {
+async function open() {
   const path = join(temporaryFolder(), "orders.db");
-  const store = await openStore({ kind: "sqlite", path, windowSeconds });
+  const store = await openStore({ kind: "sqlite", path, windowSeconds: WINDOW });
   const db = new Database(path);
   const age = (seconds: number) => db.run("UPDATE generations SET opened_at = opened_at - ?", [seconds]);
   const dispose = async () => {
@@ -82,19 +82,6 @@ describe("markers", () => {
     } finally {
       setSystemTime();
     }
-  });
-
-  test("the window that the data was promised is never shortened, and a longer one is kept", async () => {
-    await using opened = await open(5_000);
-    const windowOf = async (windowSeconds: number) => {
-      const store = await openStore({ kind: "sqlite", path: opened.path, windowSeconds });
-      await store.record([order()]);
-      const found = await store.markerWindowSeconds();
-      await store.close();
-      return found;
-    };
-    await opened.store.record([order()]);
-    expect([await windowOf(100), await windowOf(9_000), await windowOf(5_000)]).toEqual([5_000, 9_000, 9_000]);
   });
 });
 

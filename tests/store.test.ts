@@ -138,6 +138,22 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect((await store.daily(["2023-01-01"]))[0]).toEqual({ orders: 0, cents: 0 });
   });
 
+  test("the longest window that the data was opened with applies", async () => {
+    const address = (await addresses[kind]?.()) as StoreAddress;
+    const first = await openStore({ ...address, windowSeconds: 5_000 });
+    const windowOf = async (windowSeconds: number) => {
+      const store = await openStore({ ...address, windowSeconds });
+      await store.record([order()]);
+      const found = await store.markerWindowSeconds();
+      await store.close();
+      return found;
+    };
+    await first.record([order()]);
+    expect([await windowOf(100), await windowOf(9_000), await windowOf(5_000)]).toEqual([5_000, 9_000, 9_000]);
+    expect(await first.markerWindowSeconds()).toBe(9_000);
+    await first.close();
+  });
+
   test("record() counts an order once when two workers hold it at the same time", async () => {
     await using opened = await twoStores(kind);
     const [store, other] = opened.stores;

@@ -6,6 +6,8 @@ import { waitFor } from "./wait-for.ts";
 
 /** Enough for a fresh one per test of a file. */
 const DATABASES = 1000;
+/** Below the ports of outgoing connections, one of which could take the port before the server listens. */
+const [MIN_PORT, MAX_PORT] = [10_000, 32_000];
 /** A busy machine may take seconds to reply; a hung server never does. */
 const COMMAND_TIMEOUT_MS = 5_000;
 
@@ -55,11 +57,16 @@ export async function startRedisServer(): Promise<RedisServer> {
   return { freshUrl, port, pid: () => child?.pid ?? 0, command, kill, start, stop };
 }
 
-/** A port that was free a moment ago. */
-export function freePort(): number {
-  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  server.stop(true);
-  return server.port;
+/** @returns a port that was free a moment ago, as was the one `offset` above it */
+export function freePort(offset = 0): number {
+  for (;;) {
+    const port = MIN_PORT + Math.floor(Math.random() * (MAX_PORT - MIN_PORT - offset));
+    try {
+      for (const each of new Set([port, port + offset]))
+        Bun.listen({ hostname: "127.0.0.1", port: each, socket: { data() {} } }).stop(true);
+      return port;
+    } catch {}
+  }
 }
 
 /** Sends one command to a Redis on loopback, on a connection of its own. @throws the error that Redis replies with, or the network's */
