@@ -3,11 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StoreAddress } from "../../store/open.ts";
 import type { RedisAddress } from "../../store/redis-connection.ts";
-import { sendCommand } from "./redis-server.ts";
+import { freePort, sendCommand } from "./redis-server.ts";
 import { waitFor } from "./wait-for.ts";
 
 /** Short, so that a failover is; long enough that a node on a busy machine does not count as failed. */
 const NODE_TIMEOUT_MS = 2_000;
+/** The port of the cluster bus minus that of the node. */
+const BUS_OFFSET = 10_000;
 /** As many as redis-cli moves at a time. */
 const KEYS_MOVED_AT_ONCE = 10;
 
@@ -16,7 +18,7 @@ export type RedisCluster = Awaited<ReturnType<typeof startRedisCluster>>;
 /** A real Redis Cluster on loopback: three masters, each with a replica, append-only `always`. */
 export async function startRedisCluster() {
   const dir = mkdtempSync(join(tmpdir(), "cluster-"));
-  const ports = Array.from({ length: 6 }, freeClusterPort);
+  const ports = Array.from({ length: 6 }, () => freePort(BUS_OFFSET));
   const children = new Map<number, Bun.Subprocess>();
 
   /** Starts a node, for the first time or again on its own files. */
@@ -123,16 +125,4 @@ export async function run(command: string[]): Promise<string> {
   const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   if ((await child.exited) !== 0) throw new Error(`${command.join(" ")} failed: ${out}${err}`);
   return out;
-}
-
-/** A port that is free, as is its cluster bus, ten thousand above it. */
-function freeClusterPort(): number {
-  for (;;) {
-    const port = 10_000 + Math.floor(Math.random() * 20_000);
-    try {
-      for (const each of [port, port + 10_000])
-        Bun.listen({ hostname: "127.0.0.1", port: each, socket: { data() {} } }).stop(true);
-      return port;
-    } catch {}
-  }
 }
