@@ -64,19 +64,37 @@ export async function openRedisStore(
       await checkDays(all.slice(at, at + DAYS_CHECKED_AT_ONCE));
   }
 
+  /** @throws `failure()` if amounts are missing although they are expected */
+  async function readTotals(
+    key: string,
+    fields: [string, string],
+    isExpected: () => Promise<number>,
+    failure: () => Error,
+  ) {
+    const read = () => checkType(key, redis.hmget(key, ...fields));
+    const amounts = await read();
+    if (!amounts.includes(null) || !(await isExpected())) return parseAmounts(amounts);
+    // The first order may have been recorded since the first read.
+    const again = await read();
+    if (again.includes(null)) throw failure();
+    return parseAmounts(again);
+  }
+
   async function global(): Promise<Totals> {
-    const amounts = await checkType(keys.global, redis.hmget(keys.global, "total_orders", "total_revenue"));
     // Zero would be wrong where orders are counted; record.lua refuses orders for the same reason.
-    if (amounts.includes(null) && (await redis.hexists(keys.store, "generations")))
-      throw new Error(`${keys.global} is lost: \`bun scripts/audit.ts --repair\` restores it from the days`);
-    return parseAmounts(amounts);
+    const isExpected = () => redis.hexists(keys.store, "generations");
+    const lost = () => new Error(`${keys.global} is lost: \`bun scripts/audit.ts --repair\` restores it from the days`);
+    return await readTotals(keys.global, ["total_orders", "total_revenue"], isExpected, lost);
   }
 
   async function user(userId: string): Promise<Totals> {
     const key = keys.user(userId);
-    const fields = await checkType(key, redis.hmget(key, "order_count", "total_spend"));
-    if (fields.includes(null) && (await redis.exists(key))) throw foreignKey(key);
-    return parseAmounts(fields);
+    return await readTotals(
+      key,
+      ["order_count", "total_spend"],
+      () => redis.exists(key),
+      () => foreignKey(key),
+    );
   }
 
   async function top(leaderboard: string, n: number): Promise<UserTotals[]> {

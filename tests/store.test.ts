@@ -138,6 +138,20 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect((await store.daily(["2023-01-01"]))[0]).toEqual({ orders: 0, cents: 0 });
   });
 
+  test("totals can be read while the first order is recorded", async () => {
+    for (let attempt = 0; attempt < 30; attempt++) {
+      await using opened = await twoStores(kind);
+      const [store, other] = opened.stores;
+      const recording = store.record([order({ userId: "U1" })]);
+      const reads = Array.from({ length: 50 }, async (_, index) => {
+        await Bun.sleep(index / 10);
+        return await Promise.all([other.global(), other.user("U1")]);
+      });
+      for (const totals of (await Promise.all(reads)).flat()) expect([0, 1]).toContain(totals.orders);
+      await recording;
+    }
+  });
+
   test("the longest window that the data was opened with applies", async () => {
     const address = (await addresses[kind]?.()) as StoreAddress;
     const first = await openStore({ ...address, windowSeconds: 5_000 });
