@@ -1,4 +1,5 @@
 import { SQSClient } from "@aws-sdk/client-sqs";
+import { defaultProvider } from "@aws-sdk/credential-provider-node";
 import { FetchHttpHandler } from "@smithy/fetch-http-handler";
 
 /** The address and settings of a queue. Plain data, so that it can be passed to a Bun worker. */
@@ -13,6 +14,8 @@ export interface QueueAddress {
   client?: "fetch" | "sdk";
   /** How long a received message stays invisible to other consumers, seconds. */
   visibilityTimeoutSeconds: number;
+  /** The timeout of the queue itself, set only if it is too short: then each receive asks for `visibilityTimeoutSeconds`. */
+  shortVisibilityTimeoutSeconds?: number;
   /** How long after an order was counted a copy of its message can still be delivered, seconds; absent if unknown. */
   copyLifetimeSeconds?: number;
 }
@@ -33,7 +36,12 @@ export function createClient({ endpoint, embedded }: Pick<QueueAddress, "endpoin
   return new SQSClient({
     ...(endpoint && { endpoint }),
     ...(embedded && embeddedOptions),
-    // Bun's fetch uses less CPU per request than the node:http handler, and up to 256 sockets instead of 50.
-    requestHandler: new FetchHttpHandler(),
+    // Bun's fetch uses less CPU per request than the node:http handler, and up to 256 sockets instead of 50. SQS does not
+    // redirect, and a signed request must not be sent to another server.
+    requestHandler: new FetchHttpHandler({ requestInit: () => ({ redirect: "manual" }) }),
+    // Otherwise a profile is read from its file only once, also after the file has changed.
+    credentialDefaultProvider: (init) => defaultProvider({ ...init, ignoreCache: true }),
+    // `openQueue` checks the bodies of received messages. The SDK would also reject responses without any checksum.
+    md5: false,
   });
 }

@@ -1,8 +1,13 @@
 import type { SQSClient } from "@aws-sdk/client-sqs";
-import { withDeadline } from "../deadline.ts";
+import { cachedFor, withDeadline } from "../deadline.ts";
 
 /** Requests other than a receive take milliseconds. Ten seconds allow for the two retries of the SDK. */
 const REQUEST_DEADLINE_MS = 10_000;
+
+/** SQS does not accept the credentials. They may have been replaced by new ones. */
+const REFUSED_CREDENTIALS = /ExpiredToken|InvalidClientTokenId|UnrecognizedClient|InvalidAccessKeyId/;
+/** Getting credentials may start a process or send a request, so it must not happen for each of many failing requests. */
+const CREDENTIALS_PAUSE_MS = 2_000;
 
 /** Is called after every request. */
 export type OnRequest = (action: string, failed: boolean) => void;
@@ -14,6 +19,8 @@ export type Request = ReturnType<typeof createRequest>;
  *   {reason}" whose cause is the original error
  */
 export function createRequest(client: SQSClient, onRequest: OnRequest) {
+  const refreshCredentials = cachedFor(CREDENTIALS_PAUSE_MS, () => client.config.credentials({ forceRefresh: true }));
+
   return async <T>(
     action: string,
     send: (client: SQSClient, options: { abortSignal: AbortSignal }) => Promise<T>,
@@ -21,7 +28,14 @@ export function createRequest(client: SQSClient, onRequest: OnRequest) {
     signal?: AbortSignal,
   ): Promise<T> => {
     try {
-      const response = await withDeadline(deadlineMs, signal, (abortSignal) => send(client, { abortSignal }));
+      const response = await withDeadline(deadlineMs, signal, async (abortSignal) => {
+        const attempt = () => send(client, { abortSignal });
+        return await attempt().catch(async (error) => {
+          if (!REFUSED_CREDENTIALS.test(error.name)) throw error;
+          await refreshCredentials();
+          return await attempt();
+        });
+      });
       onRequest(action, false);
       return response;
     } catch (error) {
@@ -38,3 +52,6 @@ export function describeQueueError(error: unknown): string {
   if (/ECONNREFUSED/.test(message)) return "connection refused";
   return ["Error", "TypeError"].includes(error.name) ? message : `${error.name}: ${message}`;
 }
+
+/** @returns the reason of a failed request without the text of SQS, which names accounts and roles */
+export const withoutDetails = (reason: string) => reason.replace(/( failed: [A-Z][\w.]*(?: \d+)?): .*/s, "$1");

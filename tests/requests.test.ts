@@ -184,16 +184,21 @@ describe("the fetch path", () => {
     expect(hours[0]).not.toBe(hours[1] as number);
   });
 
-  test("refuses messages whose body does not fit its checksum", async () => {
-    const Messages = [
-      { MessageId: "m1", Body: "changed", MD5OfBody: "d41d8cd98f00b204e9800998ecf8427e", ReceiptHandle: "r" },
-    ];
-    await using server = scripted(() => Response.json({ Messages }));
-    await expect(server.receive()).rejects.toThrow("Invalid MD5 checksum on messages: m1");
+  test.each([
+    ["an empty body", () => new Response("")],
+    ["null", () => new Response("null")],
+    ["a list", () => new Response("[]")],
+    ["a number", () => new Response("5")],
+    ["a page", () => new Response("<html></html>")],
+    ["a redirect to another server", () => Response.redirect("http://127.0.0.1:1/", 307)],
+  ])("fails, after three attempts at most, if the response is %s", async (_, answer) => {
+    await using server = scripted(answer);
+    await expect(server.receive()).rejects.toThrow(/is not a JSON object|JSON Parse error|no reason given/);
+    expect(server.requests.length).toBeWithin(1, 4);
   });
 
-  test("an answer of null is an empty one", async () => {
-    await using server = scripted(() => new Response("null"));
+  test("lists that are null are empty", async () => {
+    await using server = scripted(() => Response.json({ Messages: null }));
     expect(await server.receive()).toEqual({});
   });
 
