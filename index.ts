@@ -3,10 +3,13 @@ import { type Config, ConfigError, readConfig } from "./config.ts";
 import { startPool } from "./consumer/pool.ts";
 import { messageOf } from "./errors.ts";
 import { createLog, type Log } from "./log.ts";
+import { createOutageLog } from "./outage-log.ts";
+import type { QueueAddress } from "./queue/client.ts";
 import { type Emulator, startEmulator } from "./queue/emulator.ts";
 import { countRequests } from "./queue/metrics.ts";
 import { openQueue } from "./queue/queue.ts";
 import { locateQueue, type QueueName } from "./queue/setup.ts";
+import { watchQueue } from "./queue/watch.ts";
 import type { App } from "./routes/app.ts";
 import { startLive } from "./routes/live.ts";
 import { createDataLoss } from "./store/data-loss.ts";
@@ -36,13 +39,9 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const loadingApp = import("./routes/app.ts");
   const emulator = config.queue.kind === "embedded" ? await startEmulator(config.queue, logCrash(log)) : undefined;
   resources.defer(async () => emulator?.stop());
-  const queueAddress = await locateQueue(queueName(config, emulator));
-  if (!queueAddress.deadLetterUrl)
-    log.warn({
-      event: "no_dead_letter_queue",
-      queue: queueAddress.url,
-      msg: "the queue has no dead-letter queue: rejected orders stay in the queue",
-    });
+  const wantedQueue = queueName(config, emulator);
+  const queueAddress = await locateQueue(wantedQueue);
+  logQueueWarnings(queueAddress, log);
 
   const registry = new Registry();
   const queue = openQueue(queueAddress, countRequests(registry));
@@ -59,6 +58,17 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const workerOptions = { queue: queueAddress, store: storeAddress, consumer, log: config.log, tracing };
   const pool = await startPool(workers, workerOptions, log, workerFile);
   resources.defer(() => pool.stop());
+  const isLost = () => pool.status().some(({ reason = "" }) => QUEUE_LOST.test(reason));
+  const location = createOutageLog(log, { failed: "queue_not_located", recovered: "queue_located" });
+  const stopWatching = watchQueue(wantedQueue, queueAddress, isLost, location, (address) => {
+    log.info({ event: "queue_changed", queue: address.url, dead_letter_queue: address.deadLetterUrl });
+    logQueueWarnings(address, log);
+    if ((address.copyLifetimeSeconds ?? 0) > (copyLifetimeSeconds ?? 0))
+      log.warn({ event: "marker_window_too_short", msg: "copies of a message live longer now: restart this program" });
+    queue.relocate(address);
+    pool.relocate(address);
+  });
+  resources.defer(stopWatching);
 
   const { createApp } = await loadingApp;
   const reads = createSingleFlight(store);
@@ -98,6 +108,21 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
     ...(emulator && { endpoint: emulator.endpoint }),
     stop: () => opened.disposeAsync(),
   };
+}
+
+/** The error codes of SQS for a queue that does not exist. */
+const QUEUE_LOST = /QueueDoesNotExist|NonExistentQueue/;
+
+function logQueueWarnings({ url: queue, deadLetterUrl, ...timeouts }: QueueAddress, log: Log) {
+  const { shortVisibilityTimeoutSeconds: short, visibilityTimeoutSeconds } = timeouts;
+  if (!deadLetterUrl) {
+    const msg = "the queue has no dead-letter queue: rejected orders stay in the queue";
+    log.warn({ event: "no_dead_letter_queue", queue, msg });
+  }
+  if (short !== undefined) {
+    const msg = `the visibility timeout of the queue, ${short} s, is too short: receives ask for ${visibilityTimeoutSeconds} s`;
+    log.warn({ event: "short_visibility_timeout", queue, msg });
+  }
 }
 
 /** A response takes milliseconds; only a client that reads slowly needs longer. */

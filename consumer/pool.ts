@@ -2,6 +2,7 @@ import { Worker } from "node:worker_threads";
 import { AggregatorRegistry } from "prom-client";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
+import type { QueueAddress } from "../queue/client.ts";
 import type { Outcome } from "../store/store.ts";
 import type { WorkerStatus } from "../worker-status.ts";
 import { countOutcomes } from "./metrics.ts";
@@ -14,13 +15,15 @@ export interface Pool {
   metrics(): Promise<object[][]>;
   /** Number of orders by outcome since the start. */
   outcomes(): Promise<Record<Outcome, number>>;
+  /** Makes all workers, also those that are started later, use this address of the queue. */
+  relocate(queue: QueueAddress): void;
   /** Stops all workers. They finish their batches; those that take longer than eight seconds are terminated. */
   stop(): Promise<void>;
 }
 
 /** A worker reports four times a second. One that has not reported for five seconds is in an endless loop or blocked. */
 const MAX_SILENCE_MS = 5_000;
-/** A receive takes at most 20 s of wait time and 5 s for the network, a batch two requests of 10 s and 5 s in the store. */
+/** A receive takes at most 1 s of wait time and 20 s for a slow server, a batch two requests of 10 s and 5 s in the store. */
 const MAX_POLL_MS = 30_000;
 /** Loading the modules takes less than a second, connecting to the store a few seconds at most. */
 const MAX_START_MS = 20_000;
@@ -62,7 +65,8 @@ export async function startPool(
   }
   const metrics = async () => (await Promise.all(slots.map((slot) => slot.metrics()))).flat();
   const outcomes = async () => countOutcomes((await metrics()).flat());
-  return { status: () => slots.map((slot) => slot.status()), metrics, outcomes, stop };
+  const relocate = (queue: QueueAddress) => slots.forEach((slot) => void slot.relocate(queue));
+  return { status: () => slots.map((slot) => slot.status()), metrics, outcomes, relocate, stop };
 }
 
 /** One worker of the pool, and its replacements. */
@@ -146,6 +150,11 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
     return { state, ...(reason && { reason }), sinceProgressMs };
   }
 
+  function relocate(queue: QueueAddress) {
+    options.queue = queue;
+    worker?.postMessage(queue);
+  }
+
   async function stop() {
     const ending = worker;
     if (!ending) return;
@@ -159,7 +168,7 @@ function createSlot(file: URL, options: WorkerOptions, log: Log, stopping: Abort
     clearTimeout(timer);
   }
 
-  return { start, stop, supervise, status, metrics: async () => [retired, report?.metrics ?? []] };
+  return { start, stop, supervise, status, relocate, metrics: async () => [retired, report?.metrics ?? []] };
 }
 
 /** Not `once(worker, "exit")`, which rejects when the worker throws. */

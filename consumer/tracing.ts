@@ -4,11 +4,11 @@ import { defaultResource, detectResources, envDetector, resourceFromAttributes }
 import { BatchSpanProcessor, TraceIdRatioBasedSampler, TracerProvider } from "@opentelemetry/sdk-trace";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
+import { createOutageLog } from "../outage-log.ts";
 import type { Message } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { traceOf } from "../queue/trace-context.ts";
 import type { Store } from "../store/store.ts";
-import { createOutageLog } from "./outage-log.ts";
 import type { ConsumerDeps } from "./process-batch.ts";
 
 /**

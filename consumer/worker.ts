@@ -73,7 +73,10 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
     void outcomes.flush();
   }, REPORT_INTERVAL_MS);
   await report();
-  port.once("message", () => stopping.abort());
+  port.on("message", (message: "stop" | QueueAddress) => {
+    if (message === "stop") stopping.abort();
+    else queue.relocate(message);
+  });
   await poller.done;
   clearInterval(reporting);
   await report();

@@ -7,6 +7,8 @@ export interface Message {
   /** SentTimestamp, ms since the epoch. A redrive is a new send and resets it. */
   sentAtMs: number;
   attributes: Record<string, MessageAttributeValue>;
+  /** How often SQS has delivered the message, including this time. */
+  receiveCount?: number;
   /** Always set in a FIFO queue; in a standard queue only if the sender uses fair queues. */
   groupId?: string;
   /** The AWS X-Ray trace header, if the sender set one. */

@@ -4,6 +4,7 @@ import {
   type SQSClient,
   type Message as SqsMessage,
 } from "@aws-sdk/client-sqs";
+import { messageOf } from "../errors.ts";
 import { createClient, isFifo, type QueueAddress } from "./client.ts";
 import type { DeadLetter, Failure, Message } from "./message.ts";
 import { createRequest, type OnRequest, type Request } from "./request.ts";
@@ -14,7 +15,9 @@ import { deadLetterEntry, groupBySize, redriveEntry, sendAll, sendBatch, toFailu
 export interface Depth {
   visible: number;
   inFlight: number;
-  deadLetter: number;
+  /** 0 without a dead-letter queue; undefined if it cannot be read, for the reason `deadLetterProblem`. */
+  deadLetter: number | undefined;
+  deadLetterProblem?: string;
 }
 
 /** SQS limits each call to ten messages. Every call rejects if the whole request fails. */
@@ -22,9 +25,15 @@ export interface Queue {
   readonly address: QueueAddress;
   /**
    * Receives at most ten messages, or none if none arrive within the wait time. They are invisible to other consumers for the
-   * given visibility timeout, by default that of the queue. Rejects when `signal` aborts.
+   * given visibility timeout, by default that of the queue. Rejects when `signal` aborts, or when there is no response `graceMs`
+   * after the wait time.
    */
-  receive(waitTimeSeconds: number, signal: AbortSignal, visibilityTimeoutSeconds?: number): Promise<Message[]>;
+  receive(
+    waitTimeSeconds: number,
+    signal: AbortSignal,
+    visibilityTimeoutSeconds?: number,
+    graceMs?: number,
+  ): Promise<Message[]>;
   /** @returns the messages that were not deleted */
   delete(messages: readonly Message[]): Promise<Failure[]>;
   /**
@@ -39,31 +48,45 @@ export interface Queue {
   /** Sends message bodies. A FIFO queue needs one group id per body. Rejects if any message may not have been sent. */
   send(bodies: readonly string[], groupIds?: readonly string[]): Promise<void>;
   depth(): Promise<Depth>;
+  /** Uses another address from now on: the queue was created again, or its settings have changed. */
+  relocate(address: QueueAddress): void;
   /** Closes the connections of this queue. */
   close(): void;
 }
 
-/** A receive is aborted five seconds after its wait time: by then the response is lost or the server hangs. */
+/** By five seconds after its wait time, the response to a receive is lost or the server hangs. */
 const RECEIVE_GRACE_MS = 5_000;
-const SYSTEM_ATTRIBUTES: MessageSystemAttributeName[] = ["SentTimestamp", "AWSTraceHeader", "MessageGroupId"];
+const SYSTEM_ATTRIBUTES: MessageSystemAttributeName[] = [
+  "SentTimestamp",
+  "AWSTraceHeader",
+  "MessageGroupId",
+  "ApproximateReceiveCount",
+];
 
 /**
  * Creates the queue client of one thread. It connects with the first request.
  *
  * @param onRequest is called after every request
  */
-export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}): Queue {
+export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}): Queue {
+  const address = { ...located };
   const client = createClient(address);
   const request = createRequest(client, onRequest);
-  const QueueUrl = address.url;
-  const fifo = isFifo(QueueUrl);
+  const fifo = isFifo(address.url);
   // The signer of `fetchRequests` does not support a path.
   const hasPath = address.endpoint !== undefined && new URL(address.endpoint).pathname !== "/";
-  const requests = address.client === "sdk" || hasPath ? sdkRequests(client) : fetchRequests(client, QueueUrl);
+  const requests = address.client === "sdk" || hasPath ? sdkRequests(client) : fetchRequests(client, address.url);
 
-  async function receive(waitTimeSeconds: number, signal: AbortSignal, VisibilityTimeout?: number): Promise<Message[]> {
+  async function receive(
+    waitTimeSeconds: number,
+    signal: AbortSignal,
+    VisibilityTimeout = address.shortVisibilityTimeoutSeconds === undefined
+      ? undefined
+      : address.visibilityTimeoutSeconds,
+    graceMs = RECEIVE_GRACE_MS,
+  ): Promise<Message[]> {
     const input = {
-      QueueUrl,
+      QueueUrl: address.url,
       MaxNumberOfMessages: 10,
       WaitTimeSeconds: waitTimeSeconds,
       VisibilityTimeout,
@@ -73,16 +96,17 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       // If the response is lost, the retry returns the same messages. Without this id, SQS would block their message groups.
       ...(fifo && { ReceiveRequestAttemptId: crypto.randomUUID() }),
     };
-    const deadlineMs = waitTimeSeconds * 1000 + RECEIVE_GRACE_MS;
-    const send = (_: SQSClient, { abortSignal }: { abortSignal: AbortSignal }) => requests.receive(input, abortSignal);
-    return ((await request("ReceiveMessage", send, deadlineMs, signal)).Messages ?? []).map(toMessage);
+    const deadlineMs = waitTimeSeconds * 1000 + graceMs;
+    const send = async (_: SQSClient, { abortSignal }: { abortSignal: AbortSignal }) =>
+      checkMessages((await requests.receive(input, abortSignal)).Messages ?? []);
+    return (await request("ReceiveMessage", send, deadlineMs, signal)).map(toMessage);
   }
 
   async function deleteMessages(messages: readonly Message[]): Promise<Failure[]> {
     if (messages.length === 0) return [];
     const Entries = messages.map(({ receiptHandle }, index) => ({ Id: `${index}`, ReceiptHandle: receiptHandle }));
     const { Failed } = await request("DeleteMessageBatch", (_, { abortSignal }) =>
-      requests.delete({ QueueUrl, Entries }, abortSignal),
+      requests.delete({ QueueUrl: address.url, Entries }, abortSignal),
     );
     return toFailures(messages, Failed);
   }
@@ -95,7 +119,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       VisibilityTimeout: timeoutSeconds,
     }));
     const { Failed } = await request("ChangeMessageVisibilityBatch", (_, { abortSignal }) =>
-      requests.changeVisibility({ QueueUrl, Entries }, abortSignal),
+      requests.changeVisibility({ QueueUrl: address.url, Entries }, abortSignal),
     );
     return toFailures(messages, Failed);
   }
@@ -110,7 +134,7 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
 
   async function redrive(deadLetters: readonly Message[]): Promise<Failure[]> {
     const entries = deadLetters.map((message, index) => redriveEntry(message, index, fifo));
-    return await sendAll(request, QueueUrl, deadLetters, entries);
+    return await sendAll(request, address.url, deadLetters, entries);
   }
 
   async function send(bodies: readonly string[], groupIds: readonly string[] = []) {
@@ -121,22 +145,49 @@ export function openQueue(address: QueueAddress, onRequest: OnRequest = () => {}
       ...(fifo && { MessageGroupId: groupIds[index], MessageDeduplicationId: crypto.randomUUID() }),
     }));
     for (const group of groupBySize(entries)) {
-      const failed = await sendBatch(request, QueueUrl, group);
+      const failed = await sendBatch(request, address.url, group);
       const [first] = failed;
       if (first) throw new Error(`Cannot send ${failed.length} messages: ${first.Message ?? first.Code}`);
     }
   }
 
   async function depth(): Promise<Depth> {
-    const [[visible = 0, inFlight = 0], [deadLetter = 0]] = await Promise.all([
-      count(request, QueueUrl, ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]),
-      count(request, address.deadLetterUrl, ["ApproximateNumberOfMessages"]),
+    const [[visible = 0, inFlight = 0], deadLetters] = await Promise.all([
+      count(request, address.url, ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]),
+      count(request, address.deadLetterUrl, ["ApproximateNumberOfMessages"]).catch(messageOf),
     ]);
-    return { visible, inFlight, deadLetter };
+    if (typeof deadLetters !== "string") return { visible, inFlight, deadLetter: deadLetters[0] };
+    return { visible, inFlight, deadLetter: undefined, deadLetterProblem: deadLetters };
   }
 
+  const relocate = (next: QueueAddress) =>
+    void Object.assign(address, { deadLetterUrl: undefined, shortVisibilityTimeoutSeconds: undefined }, next);
   const close = () => client.destroy();
-  return { address, receive, delete: deleteMessages, changeVisibility, deadLetter, redrive, send, depth, close };
+  return {
+    address,
+    relocate,
+    receive,
+    delete: deleteMessages,
+    changeVisibility,
+    deadLetter,
+    redrive,
+    send,
+    depth,
+    close,
+  };
+}
+
+/**
+ * Some implementations of SQS send no checksums.
+ *
+ * @returns the messages
+ * @throws an Error if it is not a list, or if a body differs from its checksum
+ */
+function checkMessages(messages: SqsMessage[]): SqsMessage[] {
+  if (!Array.isArray(messages)) throw new Error("the response has no list of messages");
+  const corrupt = messages.filter(({ Body, MD5OfBody }) => MD5OfBody && Bun.MD5.hash(Body ?? "", "hex") !== MD5OfBody);
+  if (corrupt.length === 0) return messages;
+  throw new Error(`Invalid MD5 checksum on messages: ${corrupt.map(({ MessageId }) => MessageId).join(", ")}`);
 }
 
 const toMessage = ({ MessageId, Body, ReceiptHandle, Attributes, MessageAttributes }: SqsMessage): Message => ({
@@ -145,15 +196,21 @@ const toMessage = ({ MessageId, Body, ReceiptHandle, Attributes, MessageAttribut
   receiptHandle: ReceiptHandle ?? "",
   sentAtMs: Number(Attributes?.SentTimestamp ?? Date.now()),
   attributes: MessageAttributes ?? {},
+  receiveCount: Number(Attributes?.ApproximateReceiveCount ?? 1),
   groupId: Attributes?.MessageGroupId,
   traceHeader: Attributes?.AWSTraceHeader,
 });
 
 type CountName = "ApproximateNumberOfMessages" | "ApproximateNumberOfMessagesNotVisible";
 
+/** @throws an Error that names the queue */
 async function count(request: Request, url: string | undefined, AttributeNames: CountName[]): Promise<number[]> {
   if (!url) return AttributeNames.map(() => 0);
   const command = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames });
-  const { Attributes } = await request("GetQueueAttributes", (sqs, options) => sqs.send(command, options));
-  return AttributeNames.map((name) => Number(Attributes?.[name] ?? 0));
+  try {
+    const { Attributes } = await request("GetQueueAttributes", (sqs, options) => sqs.send(command, options));
+    return AttributeNames.map((name) => Number(Attributes?.[name] ?? 0));
+  } catch (error) {
+    throw new Error(`${url.split("/").at(-1)}: ${messageOf(error)}`, { cause: error });
+  }
 }

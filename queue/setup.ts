@@ -25,6 +25,8 @@ export interface QueueName {
 const MAX_RECEIVE_COUNT = 5;
 /** How long a crash delays the messages in flight. A batch takes milliseconds, and one that waits for the store extends it. */
 const VISIBILITY_TIMEOUT_SECONDS = 30;
+/** Shorter, and a batch could become visible while the store takes its five seconds to fail and the messages are kept invisible. */
+const MIN_VISIBILITY_TIMEOUT_SECONDS = 10;
 /** The longest retention that AWS allows: somebody has to look at rejected orders. */
 const MAX_RETENTION_SECONDS = 14 * 24 * 3600;
 /** Together longer than the one second that AWS requires between creating a queue and using it. */
@@ -76,7 +78,8 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }
     await sqs.setAttributes(queueUrl, { RedrivePolicy: attributes.RedrivePolicy });
   }
   await sqs.checkPermissions(queueUrl);
-  const deadLetterUrl = attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy));
+  const deadLetterUrl =
+    attributes.RedrivePolicy && (await deadLetterUrlOf(sqs, attributes.RedrivePolicy, !url && name));
   // The embedded queue stores its URL with the port of an earlier start.
   const withCurrentPort = (stored: string) =>
     embedded && endpoint ? new URL(new URL(stored).pathname, endpoint).href : stored;
@@ -86,9 +89,15 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }
     ...(deadLetterUrl && { deadLetterUrl: withCurrentPort(deadLetterUrl) }),
     ...(endpoint && { endpoint }),
     ...(client && { client }),
-    visibilityTimeoutSeconds: Number(attributes.VisibilityTimeout ?? VISIBILITY_TIMEOUT_SECONDS),
+    ...visibilityTimeout(attributes),
     ...(await copyLifetime(sqs, queueUrl, attributes, deadLetterUrl)),
   };
+}
+
+function visibilityTimeout({ VisibilityTimeout = `${VISIBILITY_TIMEOUT_SECONDS}` }: Attributes) {
+  const seconds = Number(VisibilityTimeout);
+  if (seconds >= MIN_VISIBILITY_TIMEOUT_SECONDS) return { visibilityTimeoutSeconds: seconds };
+  return { visibilityTimeoutSeconds: VISIBILITY_TIMEOUT_SECONDS, shortVisibilityTimeoutSeconds: seconds };
 }
 
 const DAY_SECONDS = 24 * 3600;
@@ -135,21 +144,27 @@ async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise
 
 /** @returns the ARN of `{name}-dlq`, or of `{name}-dlq.fifo` for `{name}.fifo`. Creates the queue if it does not exist */
 async function createDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {
-  // AWS requires the dead-letter queue of a FIFO queue to be a FIFO queue.
-  const deadLetterName = name.replace(/(\.fifo)?$/, "-dlq$1");
+  const deadLetterName = deadLetterNameOf(name);
   const url =
     (await sqs.findUrl(deadLetterName)) ??
     (await sqs.create(deadLetterName, { MessageRetentionPeriod: `${MAX_RETENTION_SECONDS}` }));
   return (await sqs.getAttributes(url)).QueueArn ?? "";
 }
 
+/** AWS requires the dead-letter queue of a FIFO queue to be a FIFO queue. */
+const deadLetterNameOf = (name: string) => name.replace(/(\.fifo)?$/, "-dlq$1");
+
 const redrivePolicy = (deadLetterTargetArn: string) =>
   JSON.stringify({ deadLetterTargetArn, maxReceiveCount: MAX_RECEIVE_COUNT });
 
-async function deadLetterUrlOf(sqs: SetupCalls, policy: string): Promise<string | undefined> {
+/** @param owner the queue given by name, whose own dead-letter queue is created again if it is missing */
+async function deadLetterUrlOf(sqs: SetupCalls, policy: string, owner: string | false): Promise<string | undefined> {
   // arn:aws:sqs:region:account:name
-  const [account, name] = (JSON.parse(policy).deadLetterTargetArn as string).split(":").slice(-2);
-  return await sqs.findUrl(name ?? "", account);
+  const [account, name = ""] = (JSON.parse(policy).deadLetterTargetArn as string).split(":").slice(-2);
+  const url = await sqs.findUrl(name, account);
+  if (url || !owner || name !== deadLetterNameOf(owner)) return url;
+  await createDeadLetterQueue(sqs, owner);
+  return await sqs.findUrl(name, account);
 }
 
 type SetupCalls = ReturnType<typeof createSetupCalls>;

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CreateQueueCommand, GetQueueAttributesCommand, SendMessageCommand } from "@aws-sdk/client-sqs";
 import { withDeadline } from "../deadline.ts";
@@ -10,6 +11,7 @@ import { locateQueue } from "../queue/setup.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
+import { waitFor } from "./support/wait-for.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
 setDefaultTimeout(60_000);
@@ -34,7 +36,34 @@ function rawServer(answer: (request: Request) => Response | Promise<Response>, n
   return { queue, stop: () => server.stop(true) };
 }
 
+/** Sets variables of this process for one test. Credentials in variables would come before those of a profile. */
+async function withEnvironment(variables: Record<string, string>, run: () => Promise<void>) {
+  const names = [...Object.keys(variables), "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"];
+  const before = names.map((name) => [name, process.env[name]] as const);
+  for (const name of names) delete process.env[name];
+  Object.assign(process.env, variables);
+  await run().finally(() => {
+    for (const [name, value] of before)
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+  });
+}
+
 describe("locateQueue()", () => {
+  test.each(["0", "5"])("asks for 30 s where the queue's visibility timeout is %s s", async (timeout) => {
+    const queue = await freshQueue(emulator, { VisibilityTimeout: timeout });
+    const { url, endpoint = "" } = queue.address;
+    const address = await locateQueue({ name: "", url, endpoint, embedded: true });
+    expect(address).toMatchObject({
+      visibilityTimeoutSeconds: 30,
+      shortVisibilityTimeoutSeconds: Number(timeout),
+    });
+    const located = openQueue(address);
+    await located.send(["a"]);
+    expect(await located.receive(0, never)).toHaveLength(1);
+    expect(await located.receive(0, never)).toEqual([]);
+  });
+
   test("creates a missing queue with its dead-letter queue, redrive after 5 receives, visibility 30 s", async () => {
     const address = await locateQueue({ name: "made", endpoint: emulator.endpoint, embedded: true });
     const client = createClient(address);
@@ -239,6 +268,64 @@ describe("the queue", () => {
     stop();
   });
 
+  describe.each(["fetch", "sdk"] as const)("with the client %s", (client) => {
+    test("rejects messages whose body differs from its checksum", async () => {
+      const Messages = [{ MessageId: "m1", Body: "changed", MD5OfBody: "d41d8cd98f00b204e9800998ecf8427e" }];
+      const { queue, stop } = rawServer(() => Response.json({ Messages }));
+      const receiving = openQueue({ ...queue.address, client }).receive(0, never);
+      await expect(receiving).rejects.toThrow("Invalid MD5 checksum on messages: m1");
+      stop();
+    });
+
+    test("receives what other servers send: no checksum, null, missing and unknown fields", async () => {
+      const Messages = [
+        { MessageId: "m1", Body: "a", ReceiptHandle: "r1", MessageAttributes: null, Attributes: null, Extra: { a: 1 } },
+        { MessageId: "m2", ReceiptHandle: "r2" },
+      ];
+      const { queue, stop } = rawServer(() => Response.json({ Messages, Extra: null }));
+      const received = await openQueue({ ...queue.address, client }).receive(0, never);
+      expect(received).toMatchObject([
+        { id: "m1", body: "a", attributes: {} },
+        { id: "m2", body: "", attributes: {} },
+      ]);
+      stop();
+    });
+
+    test.each(["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException"])(
+      "uses the new credentials of a profile after %s",
+      async (code) => {
+        const file = join(temporaryFolder(), "credentials");
+        const write = (key: string) =>
+          writeFileSync(file, `[default]\naws_access_key_id = ${key}\naws_secret_access_key = s\n`);
+        write("OLD");
+        const server = Bun.serve({
+          hostname: "127.0.0.1",
+          port: 0,
+          fetch: ({ headers }) =>
+            headers.get("authorization")?.includes("Credential=NEW/")
+              ? Response.json({ Attributes: {}, Messages: [] })
+              : Response.json({ __type: `com.amazonaws.sqs#${code}`, message: "no" }, { status: 403 }),
+        });
+        const environment = { AWS_SHARED_CREDENTIALS_FILE: file, AWS_REGION: "us-east-1" };
+        await withEnvironment(environment, async () => {
+          const url = `${server.url}0/q`;
+          const address = { url, endpoint: server.url.href, embedded: false, client, visibilityTimeoutSeconds: 30 };
+          const queue = openQueue(address);
+          await expect(queue.receive(0, never)).rejects.toThrow(code);
+          write("NEW");
+          await waitFor("the new credentials", () =>
+            queue.receive(0, never).then(
+              () => true,
+              () => false,
+            ),
+          );
+          expect(await queue.depth()).toMatchObject({ visible: 0 });
+        });
+        await server.stop(true);
+      },
+    );
+  });
+
   test.each(["q", "q.fifo"])(
     "%s: X-Ray header and group are asked for, and go to the dead letters and back",
     async (name) => {
@@ -258,7 +345,8 @@ describe("the queue", () => {
         expect(await queue.deadLetter([{ message, reason: "invalid_json", errors: [] }])).toEqual([]);
         expect(await queue.redrive([message])).toEqual([]);
         const [received, ...sent] = requests.splice(0);
-        expect(received?.MessageSystemAttributeNames).toEqual(["SentTimestamp", "AWSTraceHeader", "MessageGroupId"]);
+        expect(received?.MessageSystemAttributeNames).toContain("AWSTraceHeader");
+        expect(received?.MessageSystemAttributeNames).toContain("MessageGroupId");
         const passedOn = {
           MessageGroupId: "g",
           MessageSystemAttributes: { AWSTraceHeader: { DataType: "String", StringValue: header } },
