@@ -1,9 +1,9 @@
 import type { Log } from "../log.ts";
+import { createOutageLog } from "../outage-log.ts";
 import type { Message } from "../queue/message.ts";
 import { traceOf } from "../queue/trace-context.ts";
 import { MAX_RECENT, type Outcome, type RecentOrder, type Store } from "../store/store.ts";
 import type { ConsumerMetrics } from "./metrics.ts";
-import { createOutageLog } from "./outage-log.ts";
 import type { StoreAvailability } from "./store-availability.ts";
 
 /** A message that may be deleted, and the outcome of its order. The other fields are those of a recent order. */
@@ -66,7 +66,7 @@ export function createOutcomes(deps: {
     await sending;
     if (availability.reason() !== undefined) return;
     const orders = [...unsent.values()].flatMap((orders) => orders.splice(0));
-    if (orders.length > 0) sending = store.addRecent(orders).then(outage.succeeded, outage.failed);
+    if (orders.length > 0) sending = store.addRecent(orders).then(() => outage.succeeded(), outage.failed);
     await sending;
   }
 

@@ -1,23 +1,32 @@
 import { messageOf } from "../errors.ts";
+import type { Log } from "../log.ts";
+import { createOutageLog } from "../outage-log.ts";
+import type { Message } from "../queue/message.ts";
 import { type ConsumerDeps, deleteProcessed, processBatch } from "./process-batch.ts";
+import { createReceiveLimit } from "./receive-limit.ts";
 import { pause, RETRY, retryPauseMs } from "./retry.ts";
 
-/** The longest wait time of SQS: an idle worker sends three requests a minute. */
-const IDLE_WAIT_SECONDS = 20;
-/** Short, so that all loops but one end within a second after the queue is empty. */
-const BUSY_WAIT_SECONDS = 1;
+/**
+ * How long a receive waits for messages. No receive is aborted before its deadline: a server may go on with a long poll whose
+ * client is gone, and the messages it finds then stay invisible until their visibility timeout ends. So a stop waits for the
+ * receives in flight, which this makes short. It costs 2.6 million requests a month for each idle worker.
+ */
+const WAIT_SECONDS = 1;
 const FULL_BATCH = 10;
-/** A receive that finds messages takes some ten milliseconds. After this time it is a long poll that has found none. */
-const RECEIVE_MS = 250;
+/** A thousand times the size of a usual batch. */
+const LARGE_BATCH_BYTES = 1024 * 1024;
+/** An empty response may come early, but one that comes at once could be repeated thousands of times a second. */
+const [EARLY_MS, EARLY_PAUSE_MS] = [500, 250];
 /** Consecutive failures until /health reports them. By then more than a second has passed: a short interruption is not reported. */
 const FAILING_AFTER = 4;
+/** A stop has eight seconds, and processing the last batch needs some of them. */
+const STOP_ABORTS_AFTER_MS = 4_000;
 
 /**
  * Receives one batch (at most ten messages) and processes it.
  *
  * @param shutdown aborts waiting for an unavailable store; messages that are not recorded are returned to the queue
- * @param abortReceive aborts the ReceiveMessage call
- * @param onReceived is called as soon as the ReceiveMessage call has returned
+ * @param receive is called instead of the `receive` of the queue
  * @returns the number of messages received, and a promise that resolves when they are deleted. The next poll may start before
  *   it resolves.
  */
@@ -25,11 +34,9 @@ export async function pollOnce(
   deps: ConsumerDeps,
   waitTimeSeconds: number,
   shutdown: AbortSignal,
-  abortReceive = shutdown,
-  onReceived = () => {},
+  receive = deps.queue.receive,
 ): Promise<{ received: number; deleted: Promise<void> }> {
-  const messages = await deps.queue.receive(waitTimeSeconds, abortReceive);
-  onReceived();
+  const messages = await receive(waitTimeSeconds, shutdown);
   if (messages.length === 0) return { received: 0, deleted: Promise.resolve() };
   const batchDeps = deps.traced ? deps.traced(deps, messages) : deps;
   const processed = await processBatch(batchDeps, messages, shutdown);
@@ -48,23 +55,23 @@ export interface Poller {
 /**
  * Polls until `stopping` aborts, in one to `concurrency` receive loops:
  *
- * - One loop always runs. While the queue is empty, it waits in a long poll.
- * - A full batch starts another loop. A batch that is not full ends its loop, unless it is the last one.
- * - While the store is unavailable, no loop receives, and open long polls are aborted.
+ * - One loop always runs. While the queue is empty, it sends one receive after another.
+ * - A full batch starts another loop, up to the receive limit. A batch that is not full ends its loop, unless it is the last one.
+ * - While the store is unavailable, no loop receives.
  * - After a failed poll, a loop pauses. The pause doubles with each consecutive failure of any loop.
- * - After `stopping` aborts, loops finish their batches. A long poll that has not found messages is aborted.
+ * - After `stopping` aborts, loops finish the receives in flight and process their batches.
  */
 export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: AbortSignal): Poller {
-  const { availability, log } = deps;
-  const failures = createFailures(log.error.bind(log), log.info.bind(log));
+  const { availability, queue } = deps;
+  const failures = createFailures(deps.log);
+  const limit = createReceiveLimit(concurrency);
   const running = new Set<Promise<void>>();
+  const abortReceives = new AbortController();
   let activeLoops = 0;
   let progressAt = performance.now();
-  let receives = new AbortController();
-  let abortTimer: NodeJS.Timeout | undefined;
 
   function startLoop() {
-    if (activeLoops >= concurrency || stopping.aborted) return;
+    if (activeLoops >= limit.receives() || stopping.aborted) return;
     activeLoops++;
     const loop: Promise<void> = receiveLoop().finally(() => running.delete(loop));
     running.add(loop);
@@ -75,8 +82,11 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
 
     /** After a full batch, the next receive starts while the batch is being deleted. */
     async function poll(onReceived: () => void): Promise<number> {
-      const waitTimeSeconds = activeLoops > 1 ? BUSY_WAIT_SECONDS : IDLE_WAIT_SECONDS;
-      const { received, deleted } = await pollOnce(deps, waitTimeSeconds, stopping, receives.signal, onReceived);
+      const { received, deleted } = await pollOnce(deps, failures.waitSeconds(), stopping, async (waitSeconds) => {
+        const messages = await receive(waitSeconds);
+        onReceived();
+        return messages;
+      });
       const previous = deleting;
       deleting = received > 0 ? deleted.then(failures.succeeded) : deleted;
       // A rejection is handled where `deleting` is awaited, which may be after the next receive.
@@ -91,7 +101,8 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
       if (stopping.aborted) break;
       const received = await tryPoll(poll);
       if (received === FULL_BATCH) startLoop();
-      else if (activeLoops > 1) break;
+      const isNeeded = received === FULL_BATCH && activeLoops <= limit.receives();
+      if (!isNeeded && activeLoops > 1) break;
     }
     // Decrement in the same tick as the decision to end. Otherwise the last two loops could both see the other one and both end.
     activeLoops--;
@@ -99,9 +110,27 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
     await deleting.catch(() => {});
   }
 
+  /** Receives once, and adjusts the receive limit. */
+  async function receive(waitSeconds: number): Promise<Message[]> {
+    const inFlight = activeLoops;
+    const startedAt = performance.now();
+    const elapsedMs = () => performance.now() - startedAt;
+    try {
+      const messages = await queue.receive(waitSeconds, abortReceives.signal, undefined, limit.graceMs());
+      const bytes = messages.reduce((sum, { body }) => sum + body.length, 0);
+      if (messages.length === FULL_BATCH) limit.received(elapsedMs(), bytes, inFlight);
+      // The collector alone starts late: large batches that are already processed would need twice the memory.
+      if (bytes > LARGE_BATCH_BYTES) Bun.gc(true);
+      if (messages.length === 0 && elapsedMs() < EARLY_MS) await pause(EARLY_PAUSE_MS, stopping);
+      return messages;
+    } catch (error) {
+      limit.failed(elapsedMs(), inFlight);
+      throw error;
+    }
+  }
+
   /** @returns the number of messages received, 0 if the poll failed */
   async function tryPoll(poll: (onReceived: () => void) => Promise<number>): Promise<number> {
-    const { signal } = receives;
     let hasReceived = false;
     const onReceived = () => {
       hasReceived = true;
@@ -112,8 +141,6 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
       if (received === 0) failures.receivedNothing();
       return received;
     } catch (error) {
-      // Aborted because the store became unavailable: not a failure of the queue.
-      if (signal.aborted && !stopping.aborted) return 0;
       const pauseMs = failures.failed(error, hasReceived, stopping.aborted);
       if (!stopping.aborted) await pause(pauseMs, stopping);
       return 0;
@@ -122,31 +149,16 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
     }
   }
 
-  /**
-   * Aborts long polls that have not found messages: what they found from now on could not be recorded. Does not abort a receive
-   * whose response may be on its way: SQS has already made those messages invisible and raised their receive count.
-   */
-  function abortIdleReceives() {
-    const idleMs = performance.now() - progressAt;
-    clearTimeout(abortTimer);
-    abortTimer = setTimeout(
-      () => {
-        const hasRecovered = !stopping.aborted && availability.reason() === undefined;
-        if (hasRecovered) return;
-        receives.abort();
-        receives = new AbortController();
-      },
-      Math.max(0, RECEIVE_MS - idleMs),
-    );
-  }
-
   async function untilAllLoopsEnd() {
     while (running.size > 0) await Promise.all(running);
     clearTimeout(abortTimer);
   }
 
-  availability.listen(abortIdleReceives);
-  stopping.addEventListener("abort", abortIdleReceives, { once: true });
+  let abortTimer: NodeJS.Timeout | undefined;
+  const abortLater = () => {
+    abortTimer = setTimeout(() => abortReceives.abort(), STOP_ABORTS_AFTER_MS);
+  };
+  stopping.addEventListener("abort", abortLater, { once: true });
   startLoop();
   return {
     done: untilAllLoopsEnd(),
@@ -155,15 +167,16 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
   };
 }
 
-/** Counts consecutive failed polls of all loops. Logs the first failure and the recovery. */
-function createFailures(logError: (line: object) => void, logInfo: (line: object) => void) {
+/** Counts consecutive failed polls of all loops. Logs each reason once, and the recovery. */
+function createFailures(log: Log) {
+  const outage = createOutageLog(log, { failed: "polling_failed", recovered: "polling_recovered" }, "error");
   let consecutive = 0;
   let lastError = "";
   /** The last failure was in processing or deleting: then an empty receive does not prove a recovery. */
   let failedAfterReceive = false;
 
   function succeeded() {
-    if (consecutive > 0) logInfo({ event: "polling_recovered", errors: consecutive });
+    outage.succeeded({ errors: consecutive });
     consecutive = 0;
     failedAfterReceive = false;
   }
@@ -174,7 +187,7 @@ function createFailures(logError: (line: object) => void, logInfo: (line: object
     if (isStopping) return 0;
     lastError = messageOf(error);
     consecutive++;
-    if (consecutive === 1) logError({ event: "polling_failed", error });
+    outage.failed(error);
     return retryPauseMs(RETRY.poll, consecutive);
   }
 
@@ -184,6 +197,8 @@ function createFailures(logError: (line: object) => void, logInfo: (line: object
     receivedNothing: () => {
       if (!failedAfterReceive) succeeded();
     },
+    /** After a failure no wait time: a response proves the recovery, also while the queue is empty. */
+    waitSeconds: () => (consecutive > 0 ? 0 : WAIT_SECONDS),
     reason: () => (consecutive >= FAILING_AFTER ? lastError : undefined),
   };
 }

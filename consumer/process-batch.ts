@@ -1,4 +1,5 @@
 import type { Log } from "../log.ts";
+import { isFifo } from "../queue/client.ts";
 import type { Failure, Message } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
@@ -47,53 +48,85 @@ export async function processBatch(
   messages: readonly Message[],
   shutdown: AbortSignal,
 ): Promise<Processed[]> {
-  const { valid, rejected } = validateAll(messages, deps.onValueMismatch);
-  const [recorded, deadLettered] = await Promise.all([
-    recordOrRelease(deps, valid, messages, shutdown),
-    deadLetter(deps, rejected),
+  const batch = validateAll(messages, deps.onValueMismatch);
+  const [{ recorded, rejected }, deadLettered] = await Promise.all([
+    recordOrRelease(deps, batch, messages, shutdown),
+    deadLetter(deps, batch.unidentified),
   ]);
-  const processed = [...recorded, ...deadLettered];
+  const processed = [...recorded, ...(await deadLetter(deps, rejected)), ...deadLettered];
   deps.outcomes.report(processed);
   return processed;
 }
 
-function validateAll(messages: readonly Message[], onValueMismatch: OnValueMismatch) {
-  const valid: Valid[] = [];
-  const rejected: Rejected[] = [];
+interface Batch {
+  valid: Valid[];
+  /** Rejected orders with a valid id: if an order with that id was counted, they are duplicates. */
+  rejected: Rejected[];
+  unidentified: Rejected[];
+}
+
+function validateAll(messages: readonly Message[], onValueMismatch: OnValueMismatch): Batch {
+  const batch: Batch = { valid: [], rejected: [], unidentified: [] };
   for (const message of messages) {
     const result = validateOrder(message.body, onValueMismatch);
-    if (result.outcome === "rejected") rejected.push({ message, ...result });
-    else valid.push({ message, ...result });
+    if (result.outcome !== "rejected") batch.valid.push({ message, ...result });
+    else batch[result.orderId === undefined ? "unidentified" : "rejected"].push({ message, ...result });
   }
-  return { valid, rejected };
+  return batch;
 }
 
 /**
- * Records the valid orders. While the store is unavailable, keeps the whole batch invisible and retries until it is recorded. At
- * shutdown, returns the messages to the queue.
+ * Records the valid orders, and finds the rejected ones that are duplicates. While the store is unavailable, keeps all messages
+ * invisible and retries until it succeeds. At shutdown, returns the messages to the queue.
+ *
+ * @returns the messages that may be deleted, and the orders that are to be dead-lettered
  */
 async function recordOrRelease(
   deps: ConsumerDeps,
-  valid: readonly Valid[],
-  batch: readonly Message[],
+  batch: Batch,
+  messages: readonly Message[],
   shutdown: AbortSignal,
-): Promise<Processed[]> {
-  if (valid.length === 0) return [];
-  const results = await record(deps, valid, deps.record).catch(async (error) => {
-    const recorded = retryUntilRecorded(deps, valid, error, shutdown);
-    await keepInvisible(deps, batch, recorded);
-    return await recorded;
+): Promise<{ recorded: Processed[]; rejected: Rejected[] }> {
+  const { valid, rejected } = batch;
+  if (valid.length + rejected.length === 0) return { recorded: [], rejected: [] };
+  const stored = await store(deps, batch, deps.record).catch(async (error) => {
+    const retried = retryUntilStored(deps, batch, error, shutdown);
+    await keepInvisible(deps, messages, retried);
+    return await retried;
   });
-  if (results) return valid.flatMap((one, index) => toProcessed(deps, one, results[index] as Recorded));
-  await release(deps, valid);
-  return [];
+  if (stored) return outcomesOf(deps, batch, stored);
+  await setVisibility(deps, [...valid, ...rejected], 0, "release_failed");
+  return { recorded: [], rejected: [] };
 }
 
-async function record({ metrics }: ConsumerDeps, valid: readonly Valid[], send: Store["record"]) {
+interface Stored {
+  /** Of each valid order. */
+  results: Recorded[];
+  /** Of each rejected order: whether an order with its id was counted. */
+  counted: boolean[];
+}
+
+async function store(
+  { metrics, store }: ConsumerDeps,
+  { valid, rejected }: Batch,
+  send: Store["record"],
+): Promise<Stored> {
+  // Before recording: after a failure both are repeated, and orders that were recorded would then be duplicates.
+  const counted = await Promise.all(rejected.map(({ orderId = "" }) => store.isCounted(orderId)));
+  if (valid.length === 0) return { results: [], counted };
   const stopTimer = metrics.applySeconds.startTimer();
   const results = await send(valid.map(({ order }) => order));
   stopTimer();
-  return results;
+  return { results, counted };
+}
+
+function outcomesOf(deps: ConsumerDeps, { valid, rejected }: Batch, { results, counted }: Stored) {
+  const recorded = valid.flatMap((one, index) => toProcessed(deps, one, results[index] as Recorded));
+  const ids = new Set(recorded.map(({ orderId }) => orderId));
+  const isDuplicate = ({ orderId }: Rejected, index: number) => counted[index] || ids.has(orderId);
+  for (const { message, orderId, userId } of rejected.filter(isDuplicate))
+    recorded.push({ message, outcome: "duplicate", orderId, userId });
+  return { recorded, rejected: rejected.filter((one, index) => !isDuplicate(one, index)) };
 }
 
 function toProcessed({ log }: ConsumerDeps, { message, order, declared }: Valid, result: Recorded): Processed[] {
@@ -110,20 +143,20 @@ function toProcessed({ log }: ConsumerDeps, { message, order, declared }: Valid,
 }
 
 /**
- * Retries a batch until it is recorded. The batch that made the store unavailable keeps retrying; the others wait until it
+ * Retries a batch until the store succeeds. The batch that made the store unavailable keeps retrying; the others wait until it
  * succeeds.
  *
  * @returns undefined at shutdown
  */
-async function retryUntilRecorded(
+async function retryUntilStored(
   deps: ConsumerDeps,
-  valid: readonly Valid[],
+  batch: Batch,
   failure: unknown,
   shutdown: AbortSignal,
-): Promise<Recorded[] | undefined> {
-  const { availability, store } = deps;
+): Promise<Stored | undefined> {
+  const { availability } = deps;
   // Not `deps.record`, which combines batches: one invalid batch would make all of them fail.
-  const attempt = () => record(deps, valid, store.record);
+  const attempt = () => store(deps, batch, deps.store.record);
   for (let error = failure; !shutdown.aborted; ) {
     if (availability.fail(error)) return await availability.retry(attempt);
     await availability.whenAvailable();
@@ -153,21 +186,39 @@ async function keepInvisible({ queue, log }: ConsumerDeps, batch: readonly Messa
   await finished;
 }
 
-/** Returns the messages to the queue, visible at once. */
-async function release({ queue, log }: ConsumerDeps, valid: readonly Valid[]) {
-  const messages = valid.map(({ message }) => message);
-  const failures = await queue.changeVisibility(messages, 0).catch(allFailed(messages));
-  // If this fails, they become visible after the visibility timeout.
-  if (failures.length > 0) log.warn({ event: "release_failed", ...summary(failures) });
+/** Makes messages visible after `seconds`; 0 returns them to the queue. If this fails, they are after the visibility timeout. */
+async function setVisibility(
+  deps: ConsumerDeps,
+  orders: readonly { message: Message }[],
+  seconds: number,
+  event: string,
+) {
+  const messages = orders.map(({ message }) => message);
+  const failures = await deps.queue.changeVisibility(messages, seconds).catch(allFailed(messages));
+  if (failures.length > 0) deps.log.warn({ event, ...summary(failures) });
 }
 
 /** Copies rejected messages to the dead-letter queue. @returns the messages that were copied; the others are delivered again */
-async function deadLetter({ queue, log }: ConsumerDeps, rejected: readonly Rejected[]): Promise<Rejected[]> {
+async function deadLetter(deps: ConsumerDeps, rejected: readonly Rejected[]): Promise<Rejected[]> {
+  const { queue, log } = deps;
   if (rejected.length === 0) return [];
   const failures = await queue.deadLetter(rejected).catch(allFailed(rejected.map(({ message }) => message)));
   logFailures(log, "dead_letter_failed", failures, rejected);
+  if (failures.length > 0) await postpone(deps, failures);
   const failed = new Set(failures.map(({ message }) => message));
   return rejected.filter(({ message }) => !failed.has(message));
+}
+
+/** Rejected messages that cannot be dead-lettered are delivered again after a quarter of an hour at the latest. */
+const MAX_POSTPONE_SECONDS = 15 * 60;
+
+/** Doubles the visibility timeout with each receive. Not in a FIFO queue, where an invisible message blocks its message group. */
+async function postpone(deps: ConsumerDeps, failures: readonly Failure[]) {
+  const { url, visibilityTimeoutSeconds } = deps.queue.address;
+  if (isFifo(url)) return;
+  const receives = Math.max(...failures.map(({ message }) => message.receiveCount ?? 1));
+  const seconds = Math.min(visibilityTimeoutSeconds * 2 ** (receives - 1), MAX_POSTPONE_SECONDS);
+  await setVisibility(deps, failures, seconds, "postpone_failed");
 }
 
 /**

@@ -11,8 +11,8 @@ interface RetryPolicy {
 export const RETRY = {
   /** Short, so that counting resumes within a second after the store has recovered. */
   store: { firstMs: 50, maxMs: 500 },
-  /** Long enough not to overload a queue that throttles requests. */
-  poll: { firstMs: 200, maxMs: 5_000 },
+  /** Short, so that /health reports a recovery within two seconds. While polls fail, a worker has few receives in flight. */
+  poll: { firstMs: 200, maxMs: 1_000 },
   /** Long enough that a worker that crashes at every start does not keep a CPU core busy. */
   workerRestart: { firstMs: 100, maxMs: 10_000 },
 } satisfies Record<string, RetryPolicy>;

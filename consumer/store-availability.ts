@@ -1,6 +1,7 @@
 import { withDeadline } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
+import { createOutageLog } from "../outage-log.ts";
 import type { Store } from "../store/store.ts";
 import { pause, RETRY, retryPauseMs } from "./retry.ts";
 
@@ -23,9 +24,7 @@ export function createStoreAvailability({ store, log }: { store: Store; log: Log
   let reason: string | undefined = "the store has not been checked yet";
   let available = Promise.withResolvers<void>();
   let availableSince = performance.now();
-  let onUnavailable = () => {};
-  /** Reasons of the present outage: each is logged once. */
-  const logged = new Set<string>();
+  const outage = createOutageLog(log, { failed: "store_unavailable", recovered: "store_available" });
   let checking = false;
   const checkTimer = setInterval(() => void checkRegularly(), CHECK_INTERVAL_MS);
   stopping.addEventListener("abort", stop, { once: true });
@@ -67,7 +66,6 @@ export function createStoreAvailability({ store, log }: { store: Store; log: Log
     available = Promise.withResolvers<void>();
     if (stopping.aborted) available.resolve();
     setReason(error);
-    onUnavailable();
     return true;
   }
 
@@ -80,7 +78,7 @@ export function createStoreAvailability({ store, log }: { store: Store; log: Log
       try {
         await store.check();
         const result = await attempt();
-        log.info({ event: "store_available", unavailable_ms: Math.round(performance.now() - since) });
+        outage.succeeded({ unavailable_ms: Math.round(performance.now() - since) });
         becomeAvailable();
         return result;
       } catch (error) {
@@ -91,16 +89,13 @@ export function createStoreAvailability({ store, log }: { store: Store; log: Log
 
   function becomeAvailable() {
     reason = undefined;
-    logged.clear();
     availableSince = performance.now();
     available.resolve();
   }
 
   function setReason(error: unknown) {
     reason = messageOf(error);
-    if (logged.has(reason)) return;
-    logged.add(reason);
-    log.warn({ event: "store_unavailable", reason });
+    outage.failed(reason);
   }
 
   return {
@@ -109,10 +104,6 @@ export function createStoreAvailability({ store, log }: { store: Store; log: Log
     retry,
     /** Why the store is unavailable; undefined while it is available. */
     reason: () => reason,
-    /** `listener` is called each time the store becomes unavailable. There is one listener. */
-    listen: (listener: () => void) => {
-      onUnavailable = listener;
-    },
     sinceAvailableMs: () => performance.now() - availableSince,
     /** Resolves when the store is available, or at shutdown. */
     whenAvailable: () => available.promise,

@@ -1,7 +1,9 @@
 import { Elysia } from "elysia";
 import { Registry } from "prom-client";
 import { cachedFor, withDeadline } from "../deadline.ts";
+import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
+import { createOutageLog } from "../outage-log.ts";
 import type { Reads } from "../store/single-flight.ts";
 import type { FullStore } from "../store/store.ts";
 import { createAuth } from "./auth.ts";
@@ -41,7 +43,18 @@ type Timed = { startedAt?: number };
 /** @returns the API as an Elysia app that does not listen yet */
 export function createApp(deps: ApiDeps) {
   // /metrics and /health share one read of the queue depth, with a deadline.
-  const depth = cachedFor(PROBE_CACHE_MS, () => withDeadline(PROBE_DEADLINE_MS, undefined, deps.depth));
+  const outage = createOutageLog(deps.log, { failed: "queue_unavailable", recovered: "queue_available" });
+  const depth = cachedFor(PROBE_CACHE_MS, async () => {
+    try {
+      const read = await withDeadline(PROBE_DEADLINE_MS, undefined, deps.depth);
+      if (read.deadLetterProblem) outage.failed(`dead-letter queue ${read.deadLetterProblem}`);
+      else outage.succeeded();
+      return read;
+    } catch (error) {
+      outage.failed(`queue ${messageOf(error)}`);
+      throw error;
+    }
+  });
   const registry = new Registry();
   const observe = createRequestTimer(registry);
   const authorize = createAuth(deps.apiKey);

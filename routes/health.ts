@@ -3,6 +3,7 @@ import Type from "typebox";
 import { cachedFor, withDeadline } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
 import type { Depth } from "../queue/queue.ts";
+import { withoutDetails } from "../queue/request.ts";
 import type { DataLoss } from "../store/data-loss.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkerStatus } from "../worker-status.ts";
@@ -50,16 +51,19 @@ export function healthRoutes(deps: HealthDeps) {
 }
 
 async function checkAll({ store, storeKind, depth, workers, dataLoss }: HealthDeps) {
-  const [storeProblem, queueProblem] = await Promise.all([problemOf(store.check), problemOf(depth)]);
+  let deadLetterProblem: string | undefined;
+  const readDepth = async () => ({ deadLetterProblem } = await depth());
+  const [storeProblem, queueProblem] = await Promise.all([problemOf(store.check), problemOf(readDepth)]);
   const workerProblems = workers().flatMap(({ state, reason }, index) =>
     state === "running" && !reason ? [] : [`worker ${index + 1} is ${state}: ${reason ?? "not ready yet"}`],
   );
   const failures = [
     ...(storeProblem ? [`store: ${storeProblem}`] : []),
-    ...(queueProblem ? [`queue: ${queueProblem}`] : []),
+    ...(queueProblem ? [`queue ${queueProblem}`] : []),
     ...workerProblems,
   ];
-  const problems = [...failures, ...dataLoss.problems()];
+  const warnings = deadLetterProblem ? [`dead-letter queue ${deadLetterProblem}`] : [];
+  const problems = [...failures, ...warnings, ...dataLoss.problems()].map(withoutDetails);
   const connected = storeKind === "sqlite" ? "embedded" : "connected";
   return {
     status: failures.length > 0 ? "unhealthy" : problems.length > 0 ? "degraded" : "healthy",
@@ -103,7 +107,8 @@ const healthDetail = operation("service", "Health of the store, the queue and th
   name: "Health",
   isPublic: true,
   description:
-    "`degraded` (200): orders are counted, but the store has lost data since this process started. `problems` has the details.",
+    "`degraded` (200): orders are counted, but the dead-letter queue is unavailable, or the store has lost data since this " +
+    "process started. `problems` has the reasons, without the texts of SQS, which name accounts and roles: the log has those.",
   response: Type.Object({
     status: OneOf(["healthy", "degraded", "unhealthy"]),
     services: Type.Object({

@@ -30,7 +30,7 @@ export interface State {
   orders_per_second: number | null;
   /** Times in milliseconds since the epoch, one second apart, each with the total number of orders. */
   samples: [number, number][];
-  queue: (Record<"visible" | "in_flight" | "dead_letter", number> & { drain_seconds: number | null }) | null;
+  queue: (Record<"visible" | "in_flight", number> & Record<"dead_letter" | "drain_seconds", number | null>) | null;
   workers: Pick<WorkerStatus, "state" | "reason">[];
   /** Of this process, since its start. */
   outcomes: Outcomes;
@@ -134,7 +134,7 @@ export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: 
     const { visible, inFlight, deadLetter } = await cachedDepth();
     const drain = await drainSeconds();
     const drain_seconds = drain !== undefined && Number.isFinite(drain) ? drain : null;
-    return { visible, in_flight: inFlight, dead_letter: deadLetter, drain_seconds };
+    return { visible, in_flight: inFlight, dead_letter: deadLetter ?? null, drain_seconds };
   }
 
   /**

@@ -80,7 +80,7 @@ function createGauges({ registry, store, dataLoss, depth, workers, drainSeconds 
     if (!messages) return;
     queueGauge.set({ state: "visible" }, messages.visible);
     queueGauge.set({ state: "in_flight" }, messages.inFlight);
-    queueGauge.set({ state: "dead_letter" }, messages.deadLetter);
+    if (messages.deadLetter !== undefined) queueGauge.set({ state: "dead_letter" }, messages.deadLetter);
   }
 
   return async () => {

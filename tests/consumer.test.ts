@@ -205,6 +205,39 @@ describe("pollOnce()", () => {
     expect(dead?.attributes.RejectReason?.StringValue).toBe("value_mismatch");
   });
 
+  test.each([
+    ["with another order_value", { order_value: 99.99 }],
+    ["with an invalid item", { items: [{ product_id: "P", quantity: 0, price_per_unit: 1 }] }],
+    ["without a user", { user_id: "" }],
+  ])("a copy of a counted order is a duplicate also %s", async (_, changed) => {
+    await using c = await consumer({ onValueMismatch: "reject" });
+    await c.queue.send([body({ order_id: "counted before" }), body({ order_id: "never counted", ...changed })]);
+    await pollAll(c.deps);
+    const copies = ["counted before", "counted with its copy"].map((order_id) => body({ order_id, ...changed }));
+    await c.queue.send([...copies, body({ order_id: "counted with its copy" })]);
+    await pollAll(c.deps);
+    expect(await c.counts()).toEqual({ counted: 2, corrected: 0, duplicate: 2, rejected: 1 });
+    expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 0, deadLetter: 1 });
+  });
+
+  test("a rejected order is not dead-lettered while the store cannot tell whether it is a duplicate", async () => {
+    await using c = await consumer();
+    const { isCounted } = c.deps.store;
+    let broken = true;
+    c.deps.store.isCounted = async (id) => {
+      if (broken) throw new Error("connection lost");
+      return await isCounted(id);
+    };
+    await c.queue.send([body({ order_id: "bad", items: [] }), body()]);
+    const polling = pollAll(c.deps);
+    await waitFor("the outage", () => c.events().includes("store_unavailable"));
+    expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 2, deadLetter: 0 });
+    broken = false;
+    await polling;
+    expect(await c.counts()).toMatchObject({ counted: 1, duplicate: 0, rejected: 1 });
+    expect(await c.queue.depth()).toEqual({ visible: 0, inFlight: 0, deadLetter: 1 });
+  });
+
   test("deletes nothing before the store has answered", async () => {
     await using c = await consumer();
     const { record } = c.deps.store;
@@ -253,6 +286,29 @@ describe("pollOnce()", () => {
     expect(c.lines).toMatchObject([
       { event: "dead_letter_failed", order_id: "bad", message_id: expect.any(String), reason: "full" },
     ]);
+  });
+
+  test.each([
+    ["a standard queue", freshQueue, [1, 2, 4]],
+    ["a FIFO queue", freshFifoQueue, []],
+  ])("a reject of %s that cannot be dead-lettered is postponed longer each time", async (_, fresh, expected) => {
+    const timeouts: number[] = [];
+    await using c = await consumer({
+      fresh,
+      queue: (real) => ({
+        deadLetter: async (rejected) => rejected.map(({ message }) => ({ message, reason: "full" })),
+        changeVisibility: async (messages, seconds) => {
+          timeouts.push(seconds / real.address.visibilityTimeoutSeconds);
+          return await real.changeVisibility(messages, seconds);
+        },
+      }),
+    });
+    await c.queue.send(["{"], ["g"]);
+    for (let receive = 0; receive < 3; receive++) {
+      await pollAll(c.deps);
+      await releaseAll(c.queue);
+    }
+    expect(timeouts).toEqual(expected);
   });
 
   test("an order that the store refuses is left in the queue and the rest of its batch counts", async () => {
@@ -392,7 +448,7 @@ describe("startPolling()", () => {
     const before = performance.now();
     c.stopping.abort();
     await poller.done;
-    expect(performance.now() - before).toBeLessThan(1000);
+    expect(performance.now() - before).toBeLessThan(2_000);
   });
 
   test("drains a FIFO queue of many groups, with copies and rejects in them", async () => {
@@ -683,14 +739,15 @@ test("an order is received once during an outage, not once by each consumer that
   const consumers = await Promise.all(Array.from({ length: 4 }, () => consumer({ queue: () => queue })));
   const pollers = consumers.map(({ deps, stopping }) => startPolling(deps, 1, stopping.signal));
   const receives = () => consumers.flatMap(({ calls }) => calls.filter((name) => name === "receive")).length;
-  await waitFor("an open receive of each", () => receives() === 4);
+  await waitFor("a receive of each", () => receives() >= 4);
   for (const { turn } of consumers) turn("off");
   await waitFor("each to notice", () => consumers.every(({ deps }) => deps.availability.reason() !== undefined));
-  await Bun.sleep(500); // the open receives are aborted
+  await Bun.sleep(1_200); // the receives in flight return
+  const before = receives();
   await queue.send([body()]);
-  await Bun.sleep(500); // nobody receives it
+  await Bun.sleep(1_200); // longer than a loop waits between two receives
   expect(await queue.depth()).toEqual({ visible: 1, inFlight: 0, deadLetter: 0 });
-  expect(receives()).toBe(4);
+  expect(receives()).toBe(before);
   for (const { events } of consumers) expect(events()).toEqual(["store_unavailable"]);
   for (const { turn } of consumers) turn("on");
   await waitFor("the order", async () => Bun.deepEquals(await queue.depth(), NO_MESSAGES));

@@ -43,7 +43,7 @@ async function sendOrders(queue: Queue, orders: number) {
 }
 
 describe("with no environment", () => {
-  test("the program counts orders from its embedded queue and stops within a second when idle", async () => {
+  test("the program counts orders from its embedded queue and stops within two seconds when idle", async () => {
     const program = await startProgram({ DATA_DIR: temporaryFolder() });
     const started = eventsOf(program.output()).find(({ event }) => event === "started");
     expect(started).toMatchObject({
@@ -78,7 +78,7 @@ describe("with no environment", () => {
     const before = performance.now();
     program.kill("SIGTERM");
     expect(await program.exited).toBe(0);
-    expect(performance.now() - before).toBeLessThan(1000);
+    expect(performance.now() - before).toBeLessThan(2_000);
     expect(eventsOf(program.output()).map(({ event }) => event)).toEqual([
       "embedded_mode",
       "started",
@@ -233,7 +233,7 @@ describe("on a named queue and Redis", () => {
     expect((await health(program)).code).toBe(200);
     await first.stop();
     await waitFor("503", async () => (await health(program)).code === 503);
-    expect((await health(program)).problems?.join()).toMatch(/queue: .*connection refused/);
+    expect((await health(program)).problems?.join()).toMatch(/queue orders-.*connection refused/);
     const port = Number(new URL(first.endpoint).port);
     const second = await startEmulator({ port, dir }, () => {});
     await waitFor("200", async () => (await health(program)).code === 200);

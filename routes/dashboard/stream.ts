@@ -63,7 +63,7 @@ function render(state: State) {
 
 function renderQueue(queue: State["queue"]) {
   show("visible", queue ? integer.format(queue.visible) : "unknown");
-  show("dead", queue ? integer.format(queue.dead_letter) : "unknown");
+  show("dead", queue?.dead_letter == null ? "unknown" : integer.format(queue.dead_letter));
   show("flight", queue ? `${integer.format(queue.in_flight)} in flight` : "–");
   if (!queue) return show("drain", "the queue cannot be read");
   if (queue.visible === 0) return show("drain", "queue is empty");

@@ -33,6 +33,8 @@ export interface FaultProxy {
   endpoint: string;
   /** The faults that are on. */
   faults: Set<QueueFault>;
+  /** Receives take this long, one after another, as in a server with a single thread. */
+  setReceiveMs(ms: number): void;
   /** Calls `kill` once, when the process behind this proxy next comes to the line. */
   killAt(line: Line, kill: () => void): void;
   /** Messages that the process received, and how many of them it or another one had received before. */
@@ -40,10 +42,15 @@ export interface FaultProxy {
   stop(): void;
 }
 
-/** A proxy on loopback between one process and the SQS emulator, so that each process has its own network. */
+/**
+ * A proxy on loopback between one process and the SQS emulator, so that each process has its own network. It finishes requests
+ * whose client is gone, like LocalStack: messages that a receive finds then are invisible, and nobody has them.
+ */
 export async function startFaultProxy(emulator: string, random: Random, seen: Set<string>): Promise<FaultProxy> {
   const faults = new Set<QueueFault>();
   const deliveries = { all: 0, repeated: 0 };
+  let receiveMs = 0;
+  let lastReceive = Promise.resolve();
   let nextKill: { line: Line; kill: () => void } | undefined;
 
   /** Kills the process where that was asked for at this line. @returns whether it was */
@@ -78,6 +85,10 @@ export async function startFaultProxy(emulator: string, random: Random, seen: Se
     // As from another proxy in between: the request did not reach SQS.
     if (occurs("empty_response")) return reply(response, 200, "");
     if (occurs("slow")) await Bun.sleep(random.between(50, 1500));
+    if (action === "ReceiveMessage" && receiveMs > 0) {
+      lastReceive = lastReceive.then(() => Bun.sleep(receiveMs));
+      await lastReceive;
+    }
     if (action === "DeleteMessageBatch" && killIfAt("after_record")) return request.socket.destroy();
     const failed = occurs("partial_failure") && body.Entries ? removeSome(body) : [];
     const { status, result } = body.Entries?.length === 0 ? { status: 200, result: {} } : await forward(action, body);
@@ -137,6 +148,9 @@ export async function startFaultProxy(emulator: string, random: Random, seen: Se
   return {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     faults,
+    setReceiveMs: (ms) => {
+      receiveMs = ms;
+    },
     deliveries,
     killAt: (line, kill) => {
       nextKill = { line, kill };

@@ -26,8 +26,7 @@ export async function startFastEmulator(): Promise<Emulator> {
 }
 
 /** The same in a process of its own, for whole programs that take many. */
-export async function startEmulatorProcess() {
-  const port = `${freePort()}`;
+export async function startEmulatorProcess(port = `${freePort()}`) {
   const command = [process.execPath, join(import.meta.dir, "emulator-process.ts"), port];
   const child = Bun.spawn(command, { stdout: "ignore", stderr: "inherit" });
   const endpoint = `http://127.0.0.1:${port}`;
