@@ -1,6 +1,6 @@
 import type { Log } from "../log.ts";
 import { createOutageLog } from "../outage-log.ts";
-import type { Message } from "../queue/message.ts";
+import { type Message, originalIdOf } from "../queue/message.ts";
 import { traceOf } from "../queue/trace-context.ts";
 import { MAX_RECENT, type Outcome, type RecentOrder, type Store } from "../store/store.ts";
 import type { ConsumerMetrics } from "./metrics.ts";
@@ -47,7 +47,8 @@ export function createOutcomes(deps: {
       metrics.orders.inc({ outcome }, orders.length);
     for (const { message, outcome, ...details } of batch) {
       if (outcome !== "rejected") metrics.lagSeconds.observe(Math.max(0, now - message.sentAtMs) / 1000);
-      if (outcome !== "counted") keep({ outcome, atMs: now, messageId: message.id, ...details, ...traceIdOf(message) });
+      if (outcome === "counted") continue;
+      keep({ outcome, atMs: now, messageId: originalIdOf(message), ...details, ...traceIdOf(message) });
     }
   }
 

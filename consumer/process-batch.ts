@@ -1,6 +1,6 @@
 import type { Log } from "../log.ts";
 import { isFifo } from "../queue/client.ts";
-import type { Failure, Message } from "../queue/message.ts";
+import { type Failure, type Message, originalIdOf } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
 import type { Order, Recorded, Store } from "../store/store.ts";
@@ -134,7 +134,8 @@ function toProcessed({ log }: ConsumerDeps, { message, order, declared }: Valid,
   if (result === "refused") {
     // The message stays in the queue, and its redrive policy limits the retries.
     const reason = "the Redis key of its user contains data of another program";
-    log.error({ event: "order_refused", order_id: orderId, user_id: userId, message_id: message.id, reason });
+    const message_id = originalIdOf(message);
+    log.error({ event: "order_refused", order_id: orderId, user_id: userId, message_id, reason });
     return [];
   }
   if (result === "duplicate") return [{ message, outcome: "duplicate", orderId, userId }];
@@ -202,10 +203,15 @@ async function setVisibility(
 async function deadLetter(deps: ConsumerDeps, rejected: readonly Rejected[]): Promise<Rejected[]> {
   const { queue, log } = deps;
   if (rejected.length === 0) return [];
-  const failures = await queue.deadLetter(rejected).catch(allFailed(rejected.map(({ message }) => message)));
+  const dropped = new Map<Message, string[]>();
+  const failures = await queue
+    .deadLetter(rejected, (message, names) => dropped.set(message, names))
+    .catch(allFailed(rejected.map(({ message }) => message)));
   logFailures(log, "dead_letter_failed", failures, rejected);
   if (failures.length > 0) await postpone(deps, failures);
   const failed = new Set(failures.map(({ message }) => message));
+  for (const [message, attributes] of dropped)
+    if (!failed.has(message)) log.warn({ event: "attributes_dropped", message_id: originalIdOf(message), attributes });
   return rejected.filter(({ message }) => !failed.has(message));
 }
 
@@ -238,12 +244,12 @@ const allFailed = (messages: readonly Message[]) => (error: unknown) =>
 function logFailures(log: Log, event: string, failures: readonly Failure[], batch: readonly Processed[]) {
   for (const { message, reason } of failures) {
     const orderId = batch.find((one) => one.message === message)?.orderId;
-    log.warn({ event, message_id: message.id, order_id: orderId, reason });
+    log.warn({ event, message_id: originalIdOf(message), order_id: orderId, reason });
   }
 }
 
 /** Fields of one log line for a batch, whose messages almost always fail for the same reason. */
 const summary = (failures: readonly Failure[]) => ({
-  message_ids: failures.map(({ message }) => message.id),
+  message_ids: failures.map(({ message }) => originalIdOf(message)),
   reason: failures[0]?.reason,
 });

@@ -15,6 +15,13 @@ export interface Message {
   traceHeader?: string;
 }
 
+/** @returns the id under which the log names the message: that of its first receive, also after it was dead-lettered and redriven */
+export function originalIdOf({ id, attributes }: Message): string {
+  const original = attributes.OriginalMessageId?.StringValue ?? "";
+  // Anybody can send the attribute. The ids of SQS have at most 100 characters.
+  return /^[!-~]{1,100}$/.test(original) ? original : id;
+}
+
 export interface DeadLetter {
   message: Message;
   reason: string;

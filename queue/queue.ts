@@ -5,6 +5,7 @@ import {
   type Message as SqsMessage,
 } from "@aws-sdk/client-sqs";
 import { messageOf } from "../errors.ts";
+import { pluralize } from "../text.ts";
 import { createClient, isFifo, type QueueAddress } from "./client.ts";
 import type { DeadLetter, Failure, Message } from "./message.ts";
 import { createRequest, type OnRequest, type Request } from "./request.ts";
@@ -19,6 +20,8 @@ export interface Depth {
   deadLetter: number | undefined;
   deadLetterProblem?: string;
 }
+
+type OnDropped = (message: Message, attributes: string[]) => void;
 
 /** SQS limits each call to ten messages. Every call rejects if the whole request fails. */
 export interface Queue {
@@ -41,8 +44,11 @@ export interface Queue {
    * @returns the messages whose timeout was not changed
    */
   changeVisibility(messages: readonly Message[], timeoutSeconds: number): Promise<Failure[]>;
-  /** Copies messages to the dead-letter queue, bodies unchanged. @returns the messages that may not have been copied */
-  deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]>;
+  /**
+   * Copies messages to the dead-letter queue, bodies unchanged. `onDropped` is called with the names of attributes that do not fit.
+   * @returns the messages that may not have been copied
+   */
+  deadLetter(rejected: readonly DeadLetter[], onDropped?: OnDropped): Promise<Failure[]>;
   /** Sends dead letters to the queue, without reason and errors. @returns the messages that may not have been sent */
   redrive(deadLetters: readonly Message[]): Promise<Failure[]>;
   /** Sends message bodies. A FIFO queue needs one group id per body. Rejects if any message may not have been sent. */
@@ -124,16 +130,20 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
     return toFailures(messages, Failed);
   }
 
-  async function deadLetter(rejected: readonly DeadLetter[]): Promise<Failure[]> {
+  async function deadLetter(rejected: readonly DeadLetter[], onDropped: OnDropped = () => {}): Promise<Failure[]> {
     const messages = rejected.map(({ message }) => message);
-    const { deadLetterUrl } = address;
+    const { deadLetterUrl, deadLetterMaxBytes } = address;
     if (!deadLetterUrl) return messages.map((message) => ({ message, reason: "the queue has no dead-letter queue" }));
-    const entries = rejected.map((each, index) => deadLetterEntry(each, index, fifo));
+    const entries = rejected.map((each, index) => {
+      const { entry, dropped } = deadLetterEntry(each, index, fifo, deadLetterMaxBytes);
+      if (dropped.length > 0) onDropped(each.message, dropped);
+      return entry;
+    });
     return await sendAll(request, deadLetterUrl, messages, entries);
   }
 
   async function redrive(deadLetters: readonly Message[]): Promise<Failure[]> {
-    const entries = deadLetters.map((message, index) => redriveEntry(message, index, fifo));
+    const entries = deadLetters.map((message, index) => redriveEntry(message, index, fifo, address.maxBytes));
     return await sendAll(request, address.url, deadLetters, entries);
   }
 
@@ -147,7 +157,7 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
     for (const group of groupBySize(entries)) {
       const failed = await sendBatch(request, address.url, group);
       const [first] = failed;
-      if (first) throw new Error(`Cannot send ${failed.length} messages: ${first.Message ?? first.Code}`);
+      if (first) throw new Error(`Cannot send ${pluralize(failed.length, "message")}: ${first.Message ?? first.Code}`);
     }
   }
 

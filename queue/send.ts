@@ -1,15 +1,17 @@
 import {
   type BatchResultErrorEntry,
+  type MessageAttributeValue,
   SendMessageBatchCommand,
   type SendMessageBatchRequestEntry,
 } from "@aws-sdk/client-sqs";
-import type { DeadLetter, Failure, Message } from "./message.ts";
+import { type DeadLetter, type Failure, type Message, originalIdOf } from "./message.ts";
 import { describeQueueError, type Request } from "./request.ts";
 
 /** AWS limits a batch to 1 MiB, older emulators to 256 KiB. */
 const BATCH_BYTES = 256 * 1024;
-/** SQS allows ten attributes per message, and a dead letter gets two: RejectReason and RejectErrors. */
-const MAX_SENDER_ATTRIBUTES = 8;
+/** SQS counts the body and the name, type and value of each attribute. A queue can have a lower limit. */
+const MAX_MESSAGE_BYTES = 1024 * 1024;
+const MAX_ATTRIBUTES = 10;
 
 /**
  * Sends entries in as many batches as their size requires. The `Id` of an entry is the index of its message. Never rejects.
@@ -65,30 +67,65 @@ export function toFailures(messages: readonly Message[], failed: BatchResultErro
   });
 }
 
-/** @returns the entry that sends a rejected message to the dead-letter queue, with reason and errors as attributes */
-export function deadLetterEntry(
-  { message, reason, errors }: DeadLetter,
-  index: number,
-  fifo: boolean,
-): SendMessageBatchRequestEntry {
-  const { traceparent, ...others } = message.attributes;
-  // traceparent first, so that it is never one of the attributes that are dropped.
-  const kept = Object.entries({ ...(traceparent && { traceparent }), ...others }).slice(0, MAX_SENDER_ATTRIBUTES);
-  const MessageAttributes = {
-    ...Object.fromEntries(kept),
-    RejectReason: { DataType: "String", StringValue: reason },
-    RejectErrors: { DataType: "String", StringValue: JSON.stringify(errors) },
-  };
-  const entry = { Id: `${index}`, MessageBody: message.body, MessageAttributes };
-  return { ...entry, ...groupFields(message, fifo), ...traceFields(message) };
+/**
+ * Reason, original message id and errors become attributes and replace those of an earlier rejection. What does not fit is dropped:
+ * the last errors, then attributes of the sender, `traceparent` last.
+ *
+ * @returns the entry that sends a rejected message to the dead-letter queue, and the names of missing or incomplete attributes
+ */
+export function deadLetterEntry(rejected: DeadLetter, index: number, fifo: boolean, maxBytes?: number) {
+  const { message, reason, errors } = rejected;
+  const firstErrors = errors.map((_, cut) => JSON.stringify(errors.slice(0, errors.length - cut)));
+  const { RejectReason, RejectErrors, OriginalMessageId, traceparent, ...others } = message.attributes;
+  const { attributes, dropped } = fitAttributes(message.body, maxBytes, [
+    ["RejectReason", textAttribute(reason)],
+    ["OriginalMessageId", textAttribute(originalIdOf(message))],
+    ...firstErrors.map((json): Attribute => ["RejectErrors", textAttribute(json)]),
+    ["traceparent", traceparent],
+    ...Object.entries(others),
+  ]);
+  return { entry: { ...entryOf(message, index, fifo), MessageAttributes: attributes }, dropped };
 }
 
-/** @returns the entry that sends a dead letter back to the queue, without reason and errors */
-export function redriveEntry(message: Message, index: number, fifo: boolean): SendMessageBatchRequestEntry {
-  const { RejectReason, RejectErrors, ...senderAttributes } = message.attributes;
-  const entry = { Id: `${index}`, MessageBody: message.body, MessageAttributes: senderAttributes };
-  return { ...entry, ...groupFields(message, fifo), ...traceFields(message) };
+/** @returns the entry that sends a dead letter back to the queue, without reason and errors, with its original id if that fits */
+export function redriveEntry(message: Message, index: number, fifo: boolean, maxBytes?: number) {
+  const { RejectReason, RejectErrors, OriginalMessageId, ...others } = message.attributes;
+  const wanted = { ...others, OriginalMessageId: textAttribute(originalIdOf(message)) };
+  const { attributes, dropped } = fitAttributes(message.body, maxBytes, Object.entries(wanted));
+  return { ...entryOf(message, index, fifo), MessageAttributes: dropped.length > 0 ? others : attributes };
 }
+
+type Attribute = [name: string, value: MessageAttributeValue | undefined];
+
+/** @returns the attributes that fit, of several with one name the first, and the names of those that do not */
+function fitAttributes(body: string, maxBytes = MAX_MESSAGE_BYTES, wanted: Attribute[]) {
+  const kept = new Map<string, MessageAttributeValue>();
+  const dropped = new Set<string>();
+  let room = maxBytes - Buffer.byteLength(body);
+  for (const [name, value] of wanted) {
+    if (!value || kept.has(name)) continue;
+    const { DataType = "", StringValue = "", BinaryValue = [] } = value;
+    // Emulators count binary values in base64.
+    const bytes = Buffer.byteLength(name + DataType + StringValue) + 4 * Math.ceil(BinaryValue.length / 3);
+    if (bytes > room || kept.size === MAX_ATTRIBUTES) dropped.add(name);
+    else kept.set(name, value);
+    if (kept.has(name)) room -= bytes;
+  }
+  return { attributes: Object.fromEntries(kept), dropped: [...dropped] };
+}
+
+/** @returns undefined for an empty text. SQS accepts neither that nor characters that XML does not have */
+function textAttribute(text: string): MessageAttributeValue | undefined {
+  const StringValue = text.replace(/[^\t\n\r -\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, "\ufffd");
+  return text === "" ? undefined : { DataType: "String", StringValue };
+}
+
+const entryOf = (message: Message, index: number, fifo: boolean) => ({
+  Id: `${index}`,
+  MessageBody: message.body,
+  ...groupFields(message, fifo),
+  ...traceFields(message),
+});
 
 /**
  * Keeps the message group. In a FIFO queue, the deduplication id is the message id, as when AWS moves a message: a repeated

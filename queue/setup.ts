@@ -90,7 +90,7 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }
     ...(endpoint && { endpoint }),
     ...(client && { client }),
     ...visibilityTimeout(attributes),
-    ...(await copyLifetime(sqs, queueUrl, attributes, deadLetterUrl)),
+    ...(await limitsOf(sqs, queueUrl, attributes, deadLetterUrl)),
   };
 }
 
@@ -124,15 +124,18 @@ export function copyLifetimeSeconds(fifo: boolean, retention: number, deadLetter
   return retention + longest + DAY_SECONDS;
 }
 
-/** @returns nothing if a retention period is unknown */
-async function copyLifetime(sqs: SetupCalls, url: string, attributes: Attributes, deadLetterUrl: string | undefined) {
+/** @returns the largest messages and the lifetime of copies, without those that are unknown */
+async function limitsOf(sqs: SetupCalls, url: string, attributes: Attributes, deadLetterUrl: string | undefined) {
   const retention = Number(attributes.MessageRetentionPeriod);
-  const ofDeadLetterQueue = deadLetterUrl && (await sqs.getAttributes(deadLetterUrl).catch(() => undefined));
+  const ofDeadLetterQueue = deadLetterUrl ? await sqs.getAttributes(deadLetterUrl).catch(() => undefined) : undefined;
   const deadLetterRetention = ofDeadLetterQueue ? Number(ofDeadLetterQueue.MessageRetentionPeriod) : undefined;
+  const maxBytes = Number(attributes.MaximumMessageSize);
+  const deadLetterMaxBytes = Number(ofDeadLetterQueue?.MaximumMessageSize);
+  const sizes = { ...(maxBytes && { maxBytes }), ...(deadLetterMaxBytes && { deadLetterMaxBytes }) };
   // There is a dead-letter queue, but its attributes cannot be read.
-  if (attributes.RedrivePolicy && deadLetterRetention === undefined) return {};
+  if (attributes.RedrivePolicy && deadLetterRetention === undefined) return sizes;
   const seconds = copyLifetimeSeconds(isFifo(url), retention, deadLetterRetention);
-  return Number.isFinite(seconds) ? { copyLifetimeSeconds: seconds } : {};
+  return Number.isFinite(seconds) ? { ...sizes, copyLifetimeSeconds: seconds } : sizes;
 }
 
 async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {

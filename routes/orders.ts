@@ -77,7 +77,7 @@ const RecentOrders = Type.Object({
   orders: Type.Array(
     Type.Object({
       at: AsOf.as_of,
-      message_id: Text("5fea7756-0ea4-451a-a703-a558b933e274"),
+      message_id: Text("5fea7756-0ea4-451a-a703-a558b933e274", "Of the first delivery, also after a redrive"),
       order_id: Nullable(Text("ORD1234")),
       user_id: Nullable(Text("U5678")),
       declared: OptionalNumber(99.99, "Corrected orders only: the `order_value` of the message"),

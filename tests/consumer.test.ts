@@ -196,6 +196,60 @@ describe("pollOnce()", () => {
     for (const line of failed) expect(line).toHaveProperty("message_id", expect.stringMatching(/./));
   });
 
+  test("one order goes by one message id, also after it was moved back, and attributes that do not fit are named", async () => {
+    await using c = await consumer();
+    const text = (StringValue: string) => ({ DataType: "String", StringValue });
+    const attributes = Object.fromEntries([..."abcdefghij"].map((name) => [name, text("x")]));
+    let refused = true;
+    c.deps.queue = {
+      ...c.deps.queue,
+      receive: async (...args) => {
+        const messages = await c.queue.receive(...args);
+        return messages.map((message) => ({ ...message, attributes: { ...attributes, ...message.attributes } }));
+      },
+      deadLetter: async (rejected, ...args) => {
+        if (!refused) return await c.queue.deadLetter(rejected, ...args);
+        // It calls back for what it tries to send.
+        args[0]?.(rejected[0]?.message as never, ["j"]);
+        return rejected.map(({ message }) => ({ message, reason: "full" }));
+      },
+      delete: async (messages) => {
+        await c.queue.delete(messages);
+        return messages.map((message) => ({ message, reason: "late" }));
+      },
+    };
+    await c.queue.send(["{"]);
+    await pollAll(c.deps);
+    refused = false;
+    await releaseAll(c.queue);
+    await pollAll(c.deps);
+    const deadLetters = deadLettersOf(c.queue);
+    const dead = await takeAll(deadLetters);
+    expect(await c.queue.redrive(dead)).toEqual([]);
+    await pollAll(c.deps);
+    refusePoison(c.deps);
+    const [again] = await takeAll(deadLetters);
+    const poison = body({ order_id: "poison" });
+    expect(await c.queue.redrive(again ? [{ ...again, body: poison }] : [])).toEqual([]);
+    await pollAll(c.deps);
+    await c.deps.outcomes.flush();
+    const first = dead[0]?.attributes.OriginalMessageId?.StringValue;
+    expect([first === dead[0]?.id, again?.attributes.OriginalMessageId?.StringValue]).toEqual([false, first]);
+    expect(c.remembered.map(({ messageId }) => messageId)).toEqual([first, first] as string[]);
+    const events = c.lines.map((line) => [line.event, (line as { message_id?: string }).message_id]);
+    const rejection = ["attributes_dropped", "order_rejected", "delete_failed"].map((event) => [event, first]);
+    expect(events).toEqual([
+      ["dead_letter_failed", first],
+      ...rejection,
+      ...rejection,
+      ["order_refused", first],
+    ] as never);
+    expect(c.lines.find(({ event }) => event === "attributes_dropped")).toMatchObject({
+      level: 40,
+      attributes: ["h", "i", "j"],
+    });
+  });
+
   test("rejects a mismatch instead of correcting it when configured to", async () => {
     await using c = await consumer({ onValueMismatch: "reject" });
     await c.queue.send([body({ order_value: 99.99 })]);

@@ -6,7 +6,7 @@ import { withDeadline } from "../deadline.ts";
 import { createClient } from "../queue/client.ts";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
 import type { Message } from "../queue/message.ts";
-import { openQueue } from "../queue/queue.ts";
+import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
@@ -232,17 +232,133 @@ describe("the queue", () => {
     expect(dead.map(({ body }) => body).sort()).toEqual(bodies);
   });
 
-  test("a message that grows past the limit by its reject attributes is named as a failure, and only that one", async () => {
-    const queue = await freshQueue(emulator);
-    await queue.send(["x".repeat(1024 * 1024)]);
-    await queue.send(["small"]);
-    const messages = [...(await queue.receive(0, never)), ...(await queue.receive(0, never))];
-    const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
-    const failures = await queue.deadLetter(rejected);
-    expect(failures.map(({ message, reason }) => [message.body.length, reason])).toEqual([
-      [1024 * 1024, expect.stringContaining("SendFailed")],
+  /** The attributes of the dead letter of a body, and what does not fit. */
+  async function deadLetterOf(queue: Queue, sent: Partial<Message>, errors = ERRORS) {
+    await queue.send([sent.body ?? "{"]);
+    const [received] = await queue.receive(0, never);
+    if (!received) throw new Error("nothing received");
+    const message = { ...received, ...sent };
+    const dropped: string[] = [];
+    const rejected = [{ message, reason: "invalid_order", errors }];
+    const failures = await queue.deadLetter(rejected, (_, names) => dropped.push(...names));
+    const [dead] = await takeAll(deadLettersOf(queue));
+    await queue.delete([received]);
+    return { failures, dropped, dead, id: message.id, texts: textsOf(dead) };
+  }
+
+  const ERRORS = Array.from({ length: 3 }, (_, index) => ({ path: `/items/${index}`, message: "must be an object" }));
+  const text = (StringValue: string) => ({ DataType: "String", StringValue });
+  const textsOf = (message: Message | undefined) =>
+    Object.fromEntries(Object.entries(message?.attributes ?? {}).map(([name, value]) => [name, value.StringValue]));
+
+  const WITH_REASON = ["RejectReason"];
+  const WITH_ID = ["OriginalMessageId", ...WITH_REASON];
+  const WITH_ERRORS = ["OriginalMessageId", "RejectErrors", "RejectReason"];
+  test.each([
+    [0, 0, []],
+    [22, 0, []],
+    [31, 0, WITH_REASON],
+    [90, 0, WITH_ID],
+    [159, 1, WITH_ERRORS],
+    [209, 2, WITH_ERRORS],
+    [258, 2, [...WITH_ERRORS, "traceparent"]],
+    [259, 3, WITH_ERRORS],
+    [308, 3, [...WITH_ERRORS, "traceparent"]],
+    [10_000, 3, [...WITH_ERRORS, "a", "traceparent"]],
+  ])(
+    "a body %i bytes below the limit is dead-lettered with %i errors and what else fits: %j",
+    async (room, count, names) => {
+      const queue = await freshQueue(emulator);
+      const all = [...WITH_ERRORS, "a", "traceparent"];
+      const attributes = { a: text("x".repeat(20)), traceparent: text("00-abc") };
+      for (const maxBytes of [1024 * 1024, 20_000]) {
+        const limited = openQueue({ ...queue.address, deadLetterMaxBytes: maxBytes });
+        const body = "é".repeat((maxBytes - room) / 2) + "x".repeat(room % 2);
+        const { failures, dropped, dead, texts } = await deadLetterOf(limited, { body, attributes });
+        expect([failures, dead?.body === body, Object.keys(texts).sort()]).toEqual([[], true, names.toSorted()]);
+        expect(JSON.parse(texts.RejectErrors ?? "[]")).toEqual(ERRORS.slice(0, count));
+        expect(dropped.sort()).toEqual(
+          all.filter((name) => !names.includes(name) || (name === "RejectErrors" && count < 3)),
+        );
+      }
+    },
+  );
+
+  test("the limit is that of the dead-letter queue; a body beyond it is named as a failure, and only that one", async () => {
+    const client = createClient({ endpoint: emulator.endpoint, embedded: true });
+    const Attributes = { MaximumMessageSize: "2048" };
+    await client.send(new CreateQueueCommand({ QueueName: "limited-dlq", Attributes }));
+    const queue = openQueue(await locateQueue({ name: "limited", endpoint: emulator.endpoint, embedded: true }));
+    const { failures, dropped, texts } = await deadLetterOf(queue, { body: "x".repeat(2000) });
+    expect([failures, dropped, texts]).toEqual([
+      [],
+      ["OriginalMessageId", "RejectErrors"],
+      { RejectReason: "invalid_order" },
     ]);
+    await queue.send(["x".repeat(2049), "small"]);
+    const messages = await queue.receive(0, never);
+    const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
+    const failed = await queue.deadLetter(rejected);
+    expect(failed.map(({ message }) => message.body.length)).toEqual([2049]);
     expect((await queue.depth()).deadLetter).toBe(1);
+  });
+
+  test("ten attributes of the sender: what does not fit is named, the trace stays, and a second rejection loses no more", async () => {
+    const queue = await freshQueue(emulator);
+    // Names that JavaScript sorts before all others, or that an object has already.
+    const names = ["1", "a", "__proto__", "b", "c", "d", "e", "f", "g"];
+    const attributes = Object.fromEntries([...names, "traceparent"].map((name) => [name, text(`of ${name}`)]));
+    const first = await deadLetterOf(queue, { attributes });
+    const kept = ["1", "__proto__", "a", "b", "c", "d", "traceparent"].map((name) => [name, `of ${name}`]);
+    expect(first.dropped).toEqual(["e", "f", "g"]);
+    expect(first.texts).toEqual({
+      RejectReason: "invalid_order",
+      RejectErrors: JSON.stringify(ERRORS),
+      OriginalMessageId: first.id,
+      ...Object.fromEntries(kept),
+    });
+    // Moved back by the console of AWS, which keeps every attribute, and rejected again for another reason.
+    const again = await deadLetterOf(queue, { attributes: first.dead?.attributes ?? {} }, ERRORS.slice(0, 1));
+    expect([again.dropped, again.texts]).toEqual([
+      [],
+      { ...first.texts, RejectErrors: JSON.stringify(ERRORS.slice(0, 1)) },
+    ]);
+    expect(again.id).not.toBe(first.id);
+  });
+
+  test.each<[string, Message["attributes"][string], boolean]>([
+    ["another program's text", text("an id"), false],
+    ["bytes", { DataType: "Binary", BinaryValue: new Uint8Array([1]) }, false],
+    ["too long", text("x".repeat(101)), false],
+    ["an id", text("x".repeat(100)), true],
+  ])("an original message id that is %s", async (_, OriginalMessageId, isKept) => {
+    const { texts, id } = await deadLetterOf(await freshQueue(emulator), { attributes: { OriginalMessageId } });
+    expect(texts.OriginalMessageId).toBe(isKept ? OriginalMessageId.StringValue : id);
+  });
+
+  test("reason and errors have no character that SQS refuses, and a message without an id no empty attribute", async () => {
+    const queue = await freshQueue(emulator);
+    const errors = [{ path: "/\u0001\ufffe", message: "\ud800 \uffff é 😀" }];
+    const { failures, texts } = await deadLetterOf(queue, { id: "" }, errors);
+    expect(failures).toEqual([]);
+    expect(Object.keys(texts).sort()).toEqual(["RejectErrors", "RejectReason"]);
+    expect(JSON.parse(texts.RejectErrors ?? "")).toEqual([{ path: "/\u0001\ufffd", message: "\ud800 \ufffd é 😀" }]);
+  });
+
+  test("redrive() keeps the first id and the sender's attributes, without the id where ten or the size leave no room", async () => {
+    const queue = await freshQueue(emulator);
+    const back = async (limited: Queue, dead: Message | undefined) => {
+      expect(await limited.redrive(dead ? [dead] : [])).toEqual([]);
+      return textsOf((await takeAll(queue))[0]);
+    };
+    const { dead, id } = await deadLetterOf(queue, { attributes: { a: text("b") } });
+    expect(await back(queue, dead)).toEqual({ a: "b", OriginalMessageId: id });
+    const ten = Object.fromEntries([..."abcdefghij"].map((name) => [name, text("x")]));
+    expect(await back(queue, dead && { ...dead, attributes: ten })).toEqual(
+      Object.fromEntries([..."abcdefghij"].map((name) => [name, "x"])),
+    );
+    const small = openQueue({ ...queue.address, maxBytes: 20 });
+    expect(await back(small, dead)).toEqual({ a: "b" });
   });
 
   test("the Failed list of an answer is read: those messages are answered, with the reason", async () => {
@@ -264,7 +380,7 @@ describe("the queue", () => {
     expect(await queue.changeVisibility(messages, 5)).toEqual(expected as never);
     const rejected = messages.map((message) => ({ message, reason: "invalid_json", errors: [] }));
     expect(await queue.deadLetter(rejected)).toEqual(expected as never);
-    await expect(queue.send(["a", "b"])).rejects.toThrow("Cannot send 1 messages: try again");
+    await expect(queue.send(["a", "b"])).rejects.toThrow("Cannot send 1 message: try again");
     stop();
   });
 
@@ -360,20 +476,6 @@ describe("the queue", () => {
     },
   );
 
-  test("deadLetter() keeps the trace of a message that has all ten attributes", async () => {
-    const queue = await freshQueue(emulator);
-    await queue.send(["{"]);
-    const [message] = await queue.receive(0, never);
-    if (!message) throw new Error("nothing received");
-    const text = (StringValue: string) => ({ DataType: "String", StringValue });
-    const others = Array.from({ length: 9 }, (_, index) => [`a${index}`, text("x")]);
-    const attributes = { ...Object.fromEntries(others), traceparent: text("00-abc") };
-    expect(await queue.deadLetter([{ message: { ...message, attributes }, reason: "x", errors: [] }])).toEqual([]);
-    const [dead] = await takeAll(deadLettersOf(queue));
-    expect(Object.keys(dead?.attributes ?? {})).toHaveLength(10);
-    expect(dead?.attributes.traceparent).toEqual(text("00-abc"));
-  });
-
   test("what the answer to a send does not name is no dead letter, and its original is not deleted", async () => {
     const { queue, stop } = rawServer(() => Response.json({}));
     const [a, b] = ["a", "b"].map((id) => ({ id, body: id, receiptHandle: id, sentAtMs: 0, attributes: {} }));
@@ -384,7 +486,7 @@ describe("the queue", () => {
       ["a", "Unconfirmed"],
       ["b", "Unconfirmed"],
     ]);
-    await expect(queue.send(["a"])).rejects.toThrow("Cannot send 1 messages: Unconfirmed");
+    await expect(queue.send(["a"])).rejects.toThrow("Cannot send 1 message: Unconfirmed");
     stop();
   });
 
