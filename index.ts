@@ -15,6 +15,7 @@ import { startLive } from "./routes/live.ts";
 import { createDataLoss } from "./store/data-loss.ts";
 import { openStore } from "./store/open.ts";
 import { createSingleFlight } from "./store/single-flight.ts";
+import { printable } from "./text.ts";
 
 export interface Running {
   /** Base URL of the API, such as http://127.0.0.1:8000 */
@@ -163,7 +164,7 @@ function listen(app: App, { host, port }: Config["http"]): string {
 export async function main(workerFile?: URL) {
   await run(workerFile).catch((error) => {
     const lines = error instanceof ConfigError ? error.problems : [messageOf(error)];
-    for (const line of lines) console.error(line);
+    for (const line of lines) console.error(printable(line));
     process.exit(1);
   });
 }
@@ -207,7 +208,7 @@ function logStarted({ queue, store, consumer, http, log: { pretty } }: Config, {
   };
   if (!pretty) return log.info({ event: "started", ...fields });
   const lines = Object.entries(fields).map(([name, value]) => `  ${name.replace("_", " ").padEnd(12)} ${value}`);
-  console.log(`\n${lines.join("\n")}\n`);
+  console.log(`\n${lines.map(printable).join("\n")}\n`);
 }
 
 if (import.meta.main) await main();

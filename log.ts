@@ -1,5 +1,6 @@
 import pino, { type Logger } from "pino";
 import type { Config } from "./config.ts";
+import { printable } from "./text.ts";
 
 export type Log = Logger;
 
@@ -17,6 +18,8 @@ export function createLog({ level, pretty }: Config["log"], bindings: Record<str
     formatters: { level: (label: string) => ({ level: label }) },
     // Without a serializer an Error is logged as {}.
     serializers: { error: pino.stdSerializers.err },
+    // JSON lines end up on a terminal too, by `docker logs`. Escaped, they are the same JSON.
+    hooks: { streamWrite: (line: string) => `${printable(line.trimEnd())}\n` },
   };
   return pino(options, destination).child(bindings);
 }
@@ -37,7 +40,7 @@ function prettyStream() {
         ...details,
         error?.message ?? error,
       ];
-      process.stdout.write(`${columns.filter((column) => column !== undefined).join(" ")}\n`);
+      process.stdout.write(`${printable(columns.filter((column) => column !== undefined).join(" "))}\n`);
     },
   };
 }

@@ -4,8 +4,9 @@ import { existsSync } from "node:fs";
 import { readConfig } from "../config.ts";
 import { type Audit, auditStore, repairTotal } from "../store/audit.ts";
 import { openStore } from "../store/open.ts";
+import { pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand } from "./cli.ts";
-import { formatCents, pluralize } from "./progress.ts";
+import { formatCents } from "./progress.ts";
 
 /** A small store can often be read completely before the next order arrives. */
 const ATTEMPTS = 3;
@@ -55,13 +56,13 @@ function report({ users, days, boards, orders, cents, differences }: Audit, seco
   const agrees = differences.length === 0;
   const counts = [pluralize(users, "user"), pluralize(days, "day"), pluralize(boards, "leaderboard")].join(", ");
   const total = `${pluralize(orders, "order")}, ${formatCents(cents)}`;
-  const text = [
+  const lines = [
     `The sums ${agrees ? "agree" : "differ"}: ${counts}, ${total} in ${seconds.toFixed(1)} s`,
     ...differences.map(({ what, expected, found }) => `  ${what}: expected ${expected}; found ${found}`),
-  ].join("\n");
+  ];
   const sums = { users, days, leaderboards: boards, orders, revenue: cents / 100 };
   const json = { agrees, ...sums, seconds: Number(seconds.toFixed(3)), differences };
-  return { text, json, exitCode: agrees ? 0 : 1 };
+  return { lines, json, exitCode: agrees ? 0 : 1 };
 }
 
 process.exit(await audit(process.argv.slice(2), Bun.env));

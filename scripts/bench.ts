@@ -33,7 +33,7 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const tables: Table[] = [];
   for (const name of positionals.length > 0 ? positionals : Object.keys(SUITES)) {
     const measured = (await SUITES[name]?.({ ...options, progress })) ?? [];
-    if (!options.json) for (const table of measured) await print(format(table));
+    if (!options.json) for (const table of measured) await print(...format(table).split("\n"));
     tables.push(...measured);
   }
   return { json: { tables } };

@@ -4,7 +4,8 @@ import { once } from "node:events";
 import { type ParseArgsConfig, parseArgs, styleText } from "node:util";
 import { ConfigError } from "../config.ts";
 import { describeQueueError } from "../queue/request.ts";
-import { createProgress, formatNumber } from "./progress.ts";
+import { formatNumber, printable } from "../text.ts";
+import { createProgress } from "./progress.ts";
 
 interface Option {
   help: string;
@@ -14,7 +15,7 @@ interface Option {
   min?: number;
   max?: number;
   default?: number;
-  /** Several values, separated by commas or each behind the option's name. */
+  /** Several values, separated by commas or each behind the option's name. A text may also contain the commas. */
   multiple?: true;
 }
 type One<O> = O extends { type: readonly (infer Word)[] } ? Word : O extends { type: "text" } ? string : number;
@@ -42,11 +43,11 @@ export interface Context {
   /** Aborts on Ctrl-C, and when the reader of the output is gone. */
   signal: AbortSignal;
   progress: ReturnType<typeof createProgress>["start"];
-  print(line: string): Promise<void>;
+  print(...lines: string[]): Promise<void>;
   printToStderr(line: string): Promise<void>;
 }
-/** `json` is printed with --json, `text` without. Problems go to stderr; the exit code is then 1 if none is given. */
-export type CommandResult = { json?: object; text?: string; problems?: string[]; exitCode?: number };
+/** `json` is printed with --json, `lines` without. Problems go to stderr; the exit code is then 1 if none is given. */
+export type CommandResult = { json?: object; lines?: string[]; problems?: string[]; exitCode?: number };
 /** Arguments that the command cannot run with: exit code 2. */
 export class UsageError extends ConfigError {}
 
@@ -61,12 +62,12 @@ export function createCommand<const Options>(command: Command<Options>) {
     const interrupted = once(signal, "abort").then((): CommandResult => ({}));
     try {
       const { help, values, positionals } = parse(command, args);
-      if (help) return await print(helpOf(command)).then(() => 0);
+      if (help) return await print(...helpOf(command).split("\n")).then(() => 0);
       const running = command.run(values, { positionals, env, signal, progress, print, printToStderr });
       const first = command.finishesOnInterrupt ? running : Promise.race([running, interrupted]);
-      const { json, text, problems = [], exitCode } = await first.finally(stopProgress);
-      const output = values.json ? JSON.stringify(json) : text;
-      if (output) await print(output);
+      const { json, lines, problems = [], exitCode } = await first.finally(stopProgress);
+      const output = values.json ? json && [JSON.stringify(json)] : lines;
+      if (output) await print(...output);
       if (problems.length > 0) return await fail(problems, exitCode);
       return exitCode ?? (signal.aborted ? 130 : 0);
     } catch (error) {
@@ -76,13 +77,16 @@ export function createCommand<const Options>(command: Command<Options>) {
   };
 }
 
-/** The promise resolves when the line is written or the reader is gone. */
-const writer = (stream: NodeJS.WriteStream) => (line: string) =>
-  new Promise<void>((resolve) => stream.write(`${line}\n`, () => resolve()));
+/** The promise resolves when the lines are written or the reader is gone. */
+const writer =
+  (stream: NodeJS.WriteStream, style = (text: string) => text) =>
+  (...lines: string[]) =>
+    new Promise<void>((resolve) => stream.write(`${style(lines.map(printable).join("\n"))}\n`, () => resolve()));
 const [print, printToStderr] = [writer(process.stdout), writer(process.stderr)];
+const printProblems = writer(process.stderr, (text) => styleText("red", text, { stream: process.stderr }));
 
 async function fail(problems: string[], exitCode = 1): Promise<number> {
-  await printToStderr(styleText("red", problems.join("\n"), { stream: process.stderr }));
+  await printProblems(...problems);
   return exitCode;
 }
 
@@ -125,6 +129,8 @@ function parse<Options>({ positionals: allowed, options }: Command<Options>, arg
 }
 
 function parseForm(config: ParseArgsConfig) {
+  const unknown = findUnknownOption(config);
+  if (unknown) throw new UsageError([unknown]);
   try {
     const { values, positionals } = parseArgs(config);
     return { values: values as Record<string, string[] | undefined>, positionals };
@@ -135,11 +141,31 @@ function parseForm(config: ParseArgsConfig) {
   }
 }
 
+/** @returns the problem. `parseArgs` would report a value before it as an unexpected argument instead, without the option */
+function findUnknownOption({ args, options = {} }: ParseArgsConfig): string | undefined {
+  const { tokens } = parseArgs({ args, options, strict: false, tokens: true });
+  for (const token of tokens) {
+    if (token.kind !== "option" || Object.hasOwn(options, token.name)) continue;
+    const nearest = Object.keys(options).find((name) => name.startsWith(token.name) || differByOne(name, token.name));
+    return `Unknown option '${token.rawName}': ${nearest ? `did you mean --${nearest}?` : "see --help"}`;
+  }
+}
+
+/** @returns whether one character was added, left out or replaced, or two neighbours were swapped */
+function differByOne(a: string, b: string): boolean {
+  // Without one character of each they are equal.
+  const shortened = (word: string) =>
+    new Set([word, ...Array.from(word, (_, at) => word.slice(0, at) + word.slice(at + 1))]);
+  return Math.abs(a.length - b.length) < 2 && !shortened(a).isDisjointFrom(shortened(b));
+}
+
 function readValue(name: string, option: Option, given: string[], problems: string[]) {
   const { type, multiple } = option;
   if (!type) return given.length > 0;
   if (given.length === 0) return option.default;
-  const texts = multiple ? given.flatMap((text) => text.split(",")) : given;
+  const split = (text: string) =>
+    type === "text" && text.includes(",") ? [text, ...text.split(",")] : text.split(",");
+  const texts = multiple ? given.flatMap(split) : given;
   for (const text of texts) {
     const expected = findMismatch(text, option);
     if (expected) problems.push(`--${name} must be ${expected}: got "${text}"`);

@@ -7,8 +7,9 @@ import { openStore, type StoreAddress } from "../store/open.ts";
 import { leaderboardsOf } from "../store/periods.ts";
 import { openRedisImport, type RedisImport } from "../store/redis-import.ts";
 import { type FullStore, RECENT_OUTCOMES } from "../store/store.ts";
+import { formatNumber, pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
-import { formatCents, pluralize } from "./progress.ts";
+import { formatCents } from "./progress.ts";
 
 const OPTIONS = {
   to: { type: "text", help: "target: redis://host:port" },
@@ -42,7 +43,7 @@ async function run(options: Values<typeof OPTIONS>, { env, progress, printToStde
   await using source = await open(from);
   if (reopen) {
     await source.reopen();
-    return { text: "The store is open for orders again", json: { reopened: true } };
+    return { lines: ["The store is open for orders again"], json: { reopened: true } };
   }
   const names = { REDIS_URL: to, REDIS_CLUSTER_NODES: cluster, REDIS_KEY_PREFIX: prefix };
   const { store: address } = readConfig({ ...names, REDIS_WAIT_REPLICAS: env.REDIS_WAIT_REPLICAS });
@@ -96,15 +97,15 @@ async function compare(source: FullStore, copy: FullStore, markers: number, miss
   const problems = differences.map(({ what, expected, found }) => `${what}: expected ${expected}; found ${found}`);
   const expected = await source.global();
   if (orders !== expected.orders || cents !== expected.cents)
-    problems.push(`total: expected ${expected.orders} orders; found ${orders}`);
+    problems.push(`total: expected ${pluralize(expected.orders, "order")}; found ${formatNumber(orders)}`);
   if (missing > 0) problems.push(`${pluralize(missing, "marker")} missing`);
   const listed = await count(copy.users());
   if (listed !== users) problems.push(`list of users: expected ${users}; found ${listed}`);
   if (problems.length > 0) return { problems: ["The copy differs, the target stays closed:", ...problems] };
   for (const outcome of RECENT_OUTCOMES) await copy.addRecent((await source.recent(outcome, 100)).reverse());
   const copied = `${pluralize(orders, "order")} of ${pluralize(users, "user")}, ${formatCents(cents)}`;
-  const text = `Copied ${copied}, with ${pluralize(markers, "marker")}. Start every process with the target now`;
-  return { text, json: { orders, users, revenue: cents / 100, markers } };
+  const line = `Copied ${copied}, with ${pluralize(markers, "marker")}. Start every process with the target now`;
+  return { lines: [line], json: { orders, users, revenue: cents / 100, markers } };
 }
 
 async function count(pages: AsyncIterable<unknown[]>): Promise<number> {

@@ -1,10 +1,10 @@
 /** Receives the messages of a dead-letter queue, lists or moves those that are selected, and releases the others. */
 
 import { isFifo } from "../queue/client.ts";
-import type { Failure, Message } from "../queue/message.ts";
+import { type Failure, type Message, originalIdOf } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
-import { pluralize } from "./progress.ts";
+import { pluralize } from "../text.ts";
 
 /** After a kill, received messages stay in flight for as long. Listing 100,000 messages takes minutes. */
 export const VISIBILITY_TIMEOUT_SECONDS = 30 * 60;
@@ -43,7 +43,8 @@ interface State extends Options {
  * @returns what was done, and every problem: it does not reject
  */
 export async function sweep(deadLetters: Queue, options: Options): Promise<Pick<State, "counts" | "problems">> {
-  const counts = { received: 0, matched: 0, reasons: {}, moved: 0 };
+  // Without a prototype: another program may give a message the reason "constructor".
+  const counts = { received: 0, matched: 0, reasons: Object.create(null), moved: 0 };
   const state: State = { ...options, deadLetters, counts, problems: new Set(), inFlight: new Map() };
   const { problems, inFlight, limit } = state;
   const loops = Array.from({ length: Math.min(LOOPS, Math.ceil(limit / 10)) });
@@ -90,6 +91,7 @@ async function moveBatch(batch: Message[], copy: Copy, state: State): Promise<bo
   const moved = without(batch, failures);
   for (const { id } of moved) state.inFlight.delete(id);
   state.counts.moved += moved.length;
+  state.onProgress(state.counts);
   for (const { reason } of failures) state.problems.add(`Cannot move a message: ${reason}`);
   return moved.length > 0;
 }
@@ -114,11 +116,13 @@ async function releaseBatch({ deadLetters, problems, inFlight }: State): Promise
   return batch.length > 0;
 }
 
-/** @returns a message for JSON, with reason and errors as the program attaches them */
-export function describe({ id: message_id, attributes: { RejectReason, RejectErrors }, body, sentAtMs }: Message) {
-  const errors = parseErrors(RejectErrors?.StringValue ?? "[]");
-  const sent_at = new Date(sentAtMs).toISOString();
-  return { message_id, reason: RejectReason?.StringValue ?? "none", errors, body, sent_at };
+/** @returns a message for JSON, with reason and errors as the program attaches them, and the id that the log shows */
+export function describe(message: Message) {
+  const { RejectReason, RejectErrors } = message.attributes;
+  const errors = RejectErrors ? parseErrors(RejectErrors.StringValue ?? `${RejectErrors.DataType}`) : [];
+  const sent_at = new Date(message.sentAtMs).toISOString();
+  const reason = RejectReason?.StringValue ?? "none";
+  return { message_id: originalIdOf(message), reason, errors, body: message.body, sent_at };
 }
 
 /** Another program may use the attribute for something else: that must not end the command. */
@@ -133,14 +137,15 @@ function parseErrors(text: string): { path: string; message: string }[] {
   }
 }
 
-/** @returns a message for a terminal: its errors and the start of its body, a line each */
-export function format(message: Message): string {
+/** @returns a message for a terminal: its reason, its errors and the start of its body, a line each */
+export function format(message: Message): string[] {
   const { message_id, reason, errors, body, sent_at } = describe(message);
-  const details = [...errors.map(({ path, message }) => `${path || "/"}: ${message}`), body].map((text) =>
-    printable(text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text),
-  );
-  return [`${sent_at}  ${message_id}  ${printable(reason)}`, ...details].join("\n  ");
+  const details = [...errors.map(({ path, message }) => `${path || "/"}: ${message}`), body];
+  return [`${sent_at}  ${message_id}  ${shorten(reason)}`, ...details.map((text) => `  ${shorten(text)}`)];
 }
 
-/** @returns the text in one line and without control characters: a body must not control the terminal */
-export const printable = (text: string) => text.replace(/\s+/g, " ").replace(/\p{C}/gu, "\ufffd");
+/** @returns the start of a text as one line */
+export function shorten(text: string): string {
+  const line = text.replace(/\s+/g, " ");
+  return line.length > MAX_SHOWN ? `${line.slice(0, MAX_SHOWN).toWellFormed()}…` : line;
+}

@@ -4,9 +4,10 @@ import { readConfig } from "../config.ts";
 import { openQueue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
 import { locateQueue } from "../queue/setup.ts";
+import { formatNumber, pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
 import { generate } from "./generator.ts";
-import { formatCents, formatNumber, formatRate, pluralize } from "./progress.ts";
+import { formatCents, formatRate } from "./progress.ts";
 import { type SendResult, sendMessages, totalsOf } from "./sender.ts";
 
 const PERCENT = { type: "decimal", min: 0, max: 100, default: 0 } as const;
@@ -71,13 +72,14 @@ The totals grow by:
   revenue     ${formatCents(cents)}
   rejected    ${formatNumber(rejected)}
   duplicates  ${formatNumber(duplicates)}`;
+  const lines = text.split("\n");
   const sums = { orders, revenue: cents / 100, counted, corrected, rejected, duplicates };
   const json = { seed, messages, seconds: Number(seconds.toFixed(3)), ...sums };
-  if (!error) return { text, json };
+  if (!error) return { lines, json };
   const most = totalsOf(uncertain);
   const growth = `${pluralize(most.counted + most.corrected, "order")} and ${formatCents(most.cents)}`;
   const problem = `Cannot send: ${describeQueueError(error)}. Up to ${pluralize(uncertain.length, "more message")} may be in the queue: the totals may grow by up to ${growth} more`;
-  return { text, json: { ...json, uncertain: uncertain.length }, problems: [problem] };
+  return { lines, json: { ...json, uncertain: uncertain.length }, problems: [problem] };
 }
 
 process.exit(await populate(process.argv.slice(2), Bun.env));

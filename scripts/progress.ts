@@ -1,22 +1,16 @@
-/** Progress of a command on stderr, and the format of numbers in what commands print. */
+/** Progress of a command on stderr, and the format of amounts and rates in what commands print. */
 
 import { SingleBar } from "cli-progress";
+import { formatNumber, pluralize } from "../text.ts";
 
 /** A run that is not on a terminal prints at least this often, so that a slow one is not taken for a hung one. */
 const MAX_SILENCE_MS = 5_000;
-
-/** @returns "1,204" for 1204 */
-export const formatNumber = (number: number) => number.toLocaleString("en-US");
 
 /** @returns "1,204.50" for 120450 cents */
 export const formatCents = (cents: number) => (cents / 100).toLocaleString("en-US", { minimumFractionDigits: 2 });
 
 /** @returns the rate per second. At least a millisecond counts, so that the rate is finite from the start. */
 export const formatRate = (count: number, ms: number) => formatNumber(Math.round(count / Math.max(ms / 1000, 0.001)));
-
-/** @returns "1 message", "1,204 messages" */
-export const pluralize = (count: number, singular: string, plural = `${singular}s`) =>
-  `${formatNumber(count)} ${count === 1 ? singular : plural}`;
 
 /**
  * Shows a bar if stderr is a terminal. Otherwise calls `printLine` at every tenth of the total and every five seconds.

@@ -8,13 +8,14 @@ import type { Message } from "../queue/message.ts";
 import { openQueue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
 import { locateQueue } from "../queue/setup.ts";
+import { formatNumber, pluralize, printable } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
-import { type Copy, describe, format, printable, sweep, VISIBILITY_TIMEOUT_SECONDS } from "./dead-letters.ts";
-import { formatNumber, pluralize } from "./progress.ts";
+import { type Copy, describe, format, shorten, sweep, VISIBILITY_TIMEOUT_SECONDS } from "./dead-letters.ts";
 
-const REASONS = ["invalid_json", "invalid_order", "value_mismatch", "none"] as const;
+const REASONS = "invalid_json, invalid_order, value_mismatch, none (moved by SQS: received too often)";
 const OPTIONS = {
-  reason: { type: REASONS, multiple: true, help: `only ${REASONS.join(", ")} (moved by SQS: received too often)` },
+  reason: { type: "text", multiple: true, help: `only ${REASONS}, or of another program` },
+  "order-id": { type: "text", multiple: true, help: "only messages whose body has this order_id" },
   limit: { type: "integer", help: "maximum number of messages" },
   "dry-run": { help: "list what would be moved, and change nothing" },
 } as const;
@@ -46,7 +47,8 @@ variables of the program.`,
 async function run(options: Values<typeof OPTIONS>, context: Context): Promise<CommandResult> {
   const { action, path } = readAction(context.positionals);
   const { queue, deadLetters } = await openQueues(readConfig(context.env).queue);
-  const { reason: reasons, limit = Number.MAX_SAFE_INTEGER, json } = options;
+  const { limit = Number.MAX_SAFE_INTEGER, json } = options;
+  const selects = options.reason !== undefined || options["order-id"] !== undefined;
   const { signal, print, printToStderr, progress } = context;
   const moves = action !== "list" && !options["dry-run"];
   // Messages that arrive while others are moved back may be the same, rejected again: moving those would never end.
@@ -54,14 +56,16 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const { visible, inFlight } = await deadLetters.depth();
   const elsewhere = `${pluralize(inFlight, "message")} that another consumer has in flight`;
   if (inFlight > 0) await printToStderr(`Not received: about ${elsewhere}`);
-  const update = moves ? progress(reasons ? visible : Math.min(visible, limit), "message") : undefined;
+  // Most of the messages received may be others.
+  const unit = selects ? "received message" : "message";
+  const update = moves ? progress(selects ? visible : Math.min(visible, limit), unit) : undefined;
   const { counts, problems } = await sweep(deadLetters, {
     copy: moves ? (path ? appendTo(path) : queue.redrive) : undefined,
-    list: (message) => print(json ? JSON.stringify(describe(message)) : format(message)),
-    isSelected: (message) => isSelected(message, reasons, sentBeforeMs),
+    list: (message) => print(...(json ? [JSON.stringify(describe(message))] : format(message))),
+    isSelected: (message) => message.sentAtMs <= sentBeforeMs && isSelected(message, options),
     limit,
     signal,
-    onProgress: ({ received, matched }) => update?.(reasons ? received : matched),
+    onProgress: ({ received, moved }) => update?.(selects ? received : moved),
   });
   const failed = moves ? counts.matched - counts.moved : 0;
   // More may have been received than there were at the start: messages arrive meanwhile.
@@ -71,16 +75,28 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const rest = `Failed: ${failed}. Left in the dead-letter queue: about ${remaining}`;
   if (moves) lines.push(`Moved ${pluralize(counts.moved, "message")} to ${target}. ${rest}`);
   else if (action !== "list") lines.push(`Would move ${pluralize(counts.matched, "message")} to ${target}`);
-  return { text: lines.join("\n"), json: { ...counts, failed, remaining }, problems: [...problems] };
+  return { lines, json: { ...counts, failed, remaining }, problems: [...problems] };
 }
 
-function isSelected(message: Message, reasons: readonly string[] | undefined, sentBeforeMs: number): boolean {
-  const hasReason = reasons?.includes(describe(message).reason) ?? true;
-  return hasReason && message.sentAtMs <= sentBeforeMs;
+function isSelected(message: Message, { reason: reasons, "order-id": orderIds }: Values<typeof OPTIONS>): boolean {
+  const { reason } = describe(message);
+  // As it is, or as it is shown.
+  const hasReason = reasons?.some((wanted) => wanted === reason || wanted === shorten(reason)) ?? true;
+  return hasReason && (orderIds?.includes(orderIdOf(message)) ?? true);
+}
+
+/** @returns the order id in the body, "" if there is none. A rejected order may have a number instead of a text */
+function orderIdOf({ body }: Message): string {
+  try {
+    const { order_id } = Object(JSON.parse(body));
+    return ["string", "number"].includes(typeof order_id) ? `${order_id}` : "";
+  } catch {
+    return "";
+  }
 }
 
 function summaryOf({ matched, reasons }: { matched: number; reasons: Record<string, number> }): string {
-  const each = Object.entries(reasons).map(([reason, count]) => `${formatNumber(count)} ${printable(reason)}`);
+  const each = Object.entries(reasons).map(([reason, count]) => `${formatNumber(count)} ${shorten(reason)}`);
   return pluralize(matched, "message") + (matched > 0 ? `: ${each.join(", ")}` : "");
 }
 
@@ -120,7 +136,7 @@ function appendTo(path: string): Copy {
     const { size } = fstatSync(file);
     if (size > 0) readSync(file, last, 0, 1, size - 1);
     // A killed run or a full disk may have left half a line. Its message is still in the dead-letter queue.
-    const lines = batch.map((message) => `${JSON.stringify(describe(message))}\n`);
+    const lines = batch.map((message) => `${printable(JSON.stringify(describe(message)))}\n`);
     writeFileSync(file, (last.toString() === "\n" ? "" : "\n") + lines.join(""));
     fsyncSync(file);
     return [];

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { Redis } from "ioredis";
 import type { Emulator } from "../queue/emulator.ts";
 import type { Queue } from "../queue/queue.ts";
 import { daysBetween } from "../store/periods.ts";
@@ -84,6 +85,9 @@ describe.each([
 describe("arguments", () => {
   test.each([
     ["populate", ["-x"], "Unknown option '-x'"],
+    // Not the value in front of it, which `parseArgs` would name.
+    ["populate", ["3", "--bogus"], "Unknown option '--bogus'"],
+    ["populate", ["--bogus=3", "4", "--odd"], "Unknown option '--bogus'"],
     ["populate", ["--orders"], "Option '--orders' needs a value"],
     ["populate", ["--seed", "--json"], "Option '--seed' needs a value"],
     ["populate", ["--json=yes"], "Option '--json' does not take an argument"],
@@ -94,6 +98,19 @@ describe("arguments", () => {
     ["redrive", ["file"], "file needs a PATH"],
   ])("%s %j is one sentence", async (name, args, problem) => {
     expect(await run(name, args)).toEqual({ exitCode: 2, stdout: "", stderr: `${problem}: see --help\n` });
+  });
+
+  test.each([
+    ["populate", ["--order", "3"], "--orders"],
+    ["populate", ["3", "--oders=3"], "--orders"],
+    ["populate", ["--dasy", "3", "4"], "--days"],
+    ["populate", ["--seeed", "3", "--orders", "5"], "--seed"],
+    ["redrive", ["list", "--order", "3"], "--order-id"],
+    ["redrive", ["--limt=3", "--reasn", "none"], "--limit"],
+  ])("%s %j: one problem, with the option that is meant", async (name, args, meant) => {
+    const given = args.find((arg) => arg.startsWith("--"))?.split("=")[0];
+    const stderr = `Unknown option '${given}': did you mean ${meant}?\n`;
+    expect(await run(name, args)).toEqual({ exitCode: 2, stdout: "", stderr });
   });
 
   test.each([
@@ -110,10 +127,10 @@ describe("arguments", () => {
     ],
     [
       "redrive",
-      ["--limit", "0", "--reason", "odd,none", "--reason="],
+      ["--limit", "0", "--reason", "none", "--reason=", "--order-id="],
       [
-        '--reason must be one of invalid_json, invalid_order, value_mismatch, none: got "odd"',
-        '--reason must be one of invalid_json, invalid_order, value_mismatch, none: got ""',
+        '--reason must be a non-empty text: got ""',
+        '--order-id must be a non-empty text: got ""',
         '--limit must be an integer from 1 to 1000000000: got "0"',
       ],
     ],
@@ -193,6 +210,94 @@ describe("output", () => {
     ];
     const child = Bun.spawn(command, { env: { PATH, ...env }, stdout: "pipe", stderr: "pipe" });
     expect([await child.exited, await child.stderr.text()]).toEqual([130, ""]);
+  });
+});
+
+describe("control characters of others do not reach the terminal", () => {
+  /** Clears the screen in 7 and in 8 bits, turns text around, and begins a line of its own. */
+  const HOSTILE = "x\x1b[2J\x9b2J\u202e\nOK";
+  const SHOWN = "x\\u001b[2J\\u009b2J\\u202e OK";
+  /** SQS refuses an escape character, and accepts the others. */
+  const [IN_QUEUE, SHOWN_QUEUE] = [HOSTILE.replace("\x1b", "\x9b"), SHOWN.replace("001b", "009b")];
+  const CONTROL = /(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
+
+  /** Neither stream has any, and every line of the output begins as it should. */
+  async function expectEscaped(name: string, args: string[], env: Record<string, string>, shown = SHOWN) {
+    const { stdout, stderr } = await run(name, args, env);
+    expect(stdout + stderr).not.toMatch(CONTROL);
+    expect(stdout + stderr).not.toMatch(/^OK/m);
+    expect(stdout + stderr).toContain(shown);
+    return stdout;
+  }
+
+  /** A server of the test's own that fails every request with a hostile message. */
+  const startHostileServer = () =>
+    Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: () => Response.json({ __type: "com.amazonaws.sqs#Refused", message: HOSTILE }, { status: 400 }),
+    });
+
+  test("audit: user ids", async () => {
+    const { env } = await prepareStore("2024-01-01", "2024-01-01");
+    const store = await openRedisStore({ url: env.REDIS_URL });
+    await store.record([order({ userId: HOSTILE, day: "2024-01-01" })]);
+    await store.close();
+    const redis = new Redis(env.REDIS_URL);
+    await redis.hset(`user:${HOSTILE}`, "order_count", "7");
+    redis.disconnect();
+    const stdout = await expectEscaped(
+      "audit",
+      [],
+      env,
+      `  user ${SHOWN}: expected 1 order, 10.00; found 7 orders, 10.00\n`,
+    );
+    expect(stdout).toStartWith("The sums differ: ");
+    // The same value in JSON.
+    const json = await expectEscaped("audit", ["--json"], env, SHOWN.replace(" OK", "\\nOK"));
+    expect(JSON.parse(json).differences).toContainEqual(expect.objectContaining({ what: `user ${HOSTILE}` }));
+  });
+
+  test("redrive: bodies, reasons, file names", async () => {
+    const { queue, env } = await prepareQueue();
+    const message = { id: "", body: IN_QUEUE, receiptHandle: "", sentAtMs: 0, attributes: {} };
+    const errors = [{ path: `/${IN_QUEUE}`, message: "is wrong" }];
+    await queue.deadLetter([{ message, reason: IN_QUEUE, errors }]);
+    const stdout = await expectEscaped(
+      "redrive",
+      [],
+      env,
+      `  ${SHOWN_QUEUE}\n  /${SHOWN_QUEUE}: is wrong\n  ${SHOWN_QUEUE}\n`,
+    );
+    expect(stdout).toEndWith(`1 message: 1 ${SHOWN_QUEUE}\n`);
+    await expectEscaped("redrive", ["list", "--json"], env, `x\\u009b[2J\\u009b2J\\u202e\\nOK`);
+    const path = join(temporaryFolder(), HOSTILE);
+    await expectEscaped("redrive", ["file", path], env, `Moved 1 message to /`);
+    const line = readFileSync(path, "utf8");
+    expect([JSON.parse(line).body, line]).toEqual([IN_QUEUE, expect.not.stringMatching(CONTROL)]);
+  });
+
+  test.each([
+    ["the value of an option", "populate", ["--orders", HOSTILE], {}],
+    ["an argument", "populate", [HOSTILE], {}],
+    ["an option", "populate", [`--${HOSTILE}`], {}],
+    ["a folder", "copy-store", ["--to", "redis://127.0.0.1:1"], { DATA_DIR: HOSTILE }],
+    ["a folder", "audit", [], { DATA_DIR: HOSTILE }],
+    ["an argument", "bench", [HOSTILE], {}],
+    ["a queue name", "../index", [], { SQS_QUEUE_NAME: HOSTILE }],
+  ])("%s of %s", async (_, name, args, env) => {
+    await expectEscaped(name, args, env as Record<string, string>);
+  });
+
+  test.each(["populate", "redrive", "../index"])("%s: error messages of a server", async (name) => {
+    await using server = startHostileServer();
+    const env = {
+      ...AWS,
+      AWS_ENDPOINT_URL: server.url.href,
+      SQS_QUEUE_URL: `${server.url}0/q`,
+      DATA_DIR: temporaryFolder(),
+    };
+    await expectEscaped(name, [], env);
   });
 });
 

@@ -62,6 +62,13 @@ async function deadLetter(queue: Queue, reason: string, bodies: string[]) {
   }
 }
 
+const ofText = (StringValue: string) => ({ DataType: "String", StringValue });
+
+/** Sends a message to the dead-letter queue as another program does. */
+async function sendForeign({ address }: Queue, MessageBody: string, MessageAttributes: Message["attributes"]) {
+  await createClient(address).send(new SendMessageCommand({ QueueUrl: address.url, MessageBody, MessageAttributes }));
+}
+
 const bodies = (count: number, word = "body") => Array.from({ length: count }, (_, index) => `${word} ${index}`);
 
 /** Receives and deletes what is visible now. Eight loops: some of the tests have thousands of messages. */
@@ -111,7 +118,7 @@ describe.concurrent("list", () => {
     const errors = "  /order_value: must be a finite number of at least 0\n  /: is “odd”\n";
     expect(stdout).toMatch(new RegExp(`^${head}  invalid_order\n${errors}  short\n${head}  invalid_order\n`));
     expect(stdout).toContain(`\n  ${"x".repeat(160)}…\n`);
-    expect(stdout).toMatch(new RegExp(`\n${head}  none\n  { two: lines \ufffd31m\n`));
+    expect(stdout).toMatch(new RegExp(`\n${head}  none\n  { two: lines \\\\u009b31m\n`));
     expect(stdout).toEndWith("\n3 messages: 2 invalid_order, 1 none\n");
     expect(await deadLetters.depth()).toMatchObject({ visible: 3, inFlight: 0 });
     expect(await takeBodies(deadLetters)).toEqual(["short", "x".repeat(1000), "{\r\n  two: lines \u009b31m"]);
@@ -204,13 +211,14 @@ describe.concurrent("back", () => {
     await deadLetter(queue, "none", ["received too often"]);
     await deadLetter(queue, "invalid_json", ["{"]);
     const { exitCode, stdout, stderr } = await run(["back", "--reason", "value_mismatch", "--reason", "none"], env);
-    expect([exitCode, stderr]).toEqual([0, expect.stringMatching(/^5 of 5 messages \(100 %\), [\d,]+\/s\n$/)]);
+    expect([exitCode, stderr]).toEqual([0, expect.stringMatching(/^5 of 5 received messages \(100 %\), [\d,]+\/s\n$/)]);
     expect(stdout).toBe(
       `4 messages: 3 value_mismatch, 1 none\nMoved 4 messages to ${queue.address.url}. Failed: 0. Left in the dead-letter queue: about 1\n`,
     );
     const moved = await take(queue);
     expect(moved.map((message) => message.body).sort()).toEqual([...orders, "received too often"].sort());
-    for (const { attributes } of moved) expect(attributes).toEqual({ traceparent: TRACE });
+    const OriginalMessageId = { DataType: "String", StringValue: expect.stringMatching(/^[0-9a-f-]{36}$/) };
+    for (const { attributes } of moved) expect(attributes).toEqual({ traceparent: TRACE, OriginalMessageId });
     const result = moved.map((message) => validateOrder(message.body, "correct").outcome);
     expect(result.sort()).toEqual(["corrected", "counted", "counted", "rejected"]);
     const kept = await take(deadLetters);
@@ -221,16 +229,83 @@ describe.concurrent("back", () => {
   test("a foreign RejectErrors attribute is shown as unreadable, and everything is moved", async () => {
     const { queue, deadLetters, env } = await prepare();
     await deadLetter(queue, "invalid_json", ["ours"]);
-    const foreign = ["oops", '{"path":"/"}', '["text"]', "[null]"];
-    for (const StringValue of foreign) {
-      const MessageAttributes = { RejectErrors: { DataType: "String", StringValue } };
-      const input = { QueueUrl: deadLetters.address.url, MessageBody: StringValue, MessageAttributes };
-      await createClient(queue.address).send(new SendMessageCommand(input));
-    }
+    const foreign = ["oops", '{"path":"/"}', '{"a":1}', '["text"]', '"text"', "[null]", "[1]", "null", "5"];
+    for (const text of foreign) await sendForeign(deadLetters, text, { RejectErrors: ofText(text) });
+    await sendForeign(deadLetters, "bytes", { RejectErrors: { DataType: "Binary", BinaryValue: new Uint8Array([0]) } });
+    await sendForeign(deadLetters, "number", { RejectErrors: { DataType: "Number", StringValue: "7" } });
     const { stdout } = await run(["back", "--dry-run"], env);
     for (const text of foreign) expect(stdout).toContain(`  none\n  RejectErrors: unreadable: ${text}\n  ${text}\n`);
+    expect(stdout).toContain("  none\n  RejectErrors: unreadable: Binary\n  bytes\n");
+    expect(stdout).toContain("  none\n  RejectErrors: unreadable: 7\n  number\n");
     const { exitCode } = await run(["back"], env);
-    expect([exitCode, await takeBodies(queue)]).toEqual([0, [...foreign, "ours"].sort()]);
+    expect([exitCode, await takeBodies(queue)]).toEqual([0, [...foreign, "ours", "bytes", "number"].sort()]);
+  });
+
+  test("another program's reason is listed and can be selected, as it is and as it is shown", async () => {
+    const { queue, deadLetters, env } = await prepare();
+    await deadLetter(queue, "invalid_json", ["ours"]);
+    const reasons = [
+      "constructor",
+      "__proto__",
+      "too high, too low",
+      "of\n\ttwo lines\u009b2J\u202e",
+      "7",
+      "x".repeat(300),
+    ];
+    for (const reason of reasons) await sendForeign(deadLetters, `of ${reason}`, { RejectReason: ofText(reason) });
+    await sendForeign(deadLetters, "bytes", { RejectReason: { DataType: "Binary", BinaryValue: new Uint8Array([0]) } });
+    const { stdout } = await run([], env);
+    const two = "of two lines\\u009b2J\\u202e";
+    for (const shown of ["constructor", "__proto__", "too high, too low", two, "7", `${"x".repeat(160)}…`, "none"])
+      expect([stdout.includes(`Z  `), stdout.includes(`  ${shown}\n`), stdout.includes(`1 ${shown}`)]).toEqual([
+        true,
+        true,
+        true,
+      ]);
+    const { reasons: counted } = jsonLines((await run(["--json"], env)).stdout).pop();
+    expect(counted).toEqual(Object.fromEntries([...reasons, "invalid_json", "none"].map((reason) => [reason, 1])));
+    for (const wanted of [...reasons, "of two lines\u009b2J\u202e", `${"x".repeat(160)}…`])
+      expect(jsonLines((await run(["--json", "--reason", wanted], env)).stdout).pop()).toMatchObject({ matched: 1 });
+    const args = ["back", "--json", "--reason", "constructor,7", "--reason", "too high, too low"];
+    expect(jsonLines((await run(args, env)).stdout)).toMatchObject([{ matched: 3, moved: 3, remaining: 5 }]);
+    expect(await takeBodies(queue)).toEqual(["of 7", "of constructor", "of too high, too low"]);
+  });
+
+  test("--order-id selects by the order_id of the body, together with --reason", async () => {
+    const { queue, deadLetters, env } = await prepare();
+    const ids = ["a", "a,b", "b", 12, "undefined"].map((order_id) => JSON.stringify({ order_id }));
+    const without = ["{", "null", "7", '"a"', '["a"]', '{"order_id":{"a":1}}', "{}"];
+    await deadLetter(queue, "invalid_order", [...ids, ...without]);
+    await deadLetter(queue, "none", [JSON.stringify({ order_id: "a" })]);
+    const matched = async (...args: string[]) =>
+      jsonLines((await run(["--json", ...args], env)).stdout).flatMap(({ body }) =>
+        body ? JSON.parse(body).order_id : [],
+      );
+    expect(await matched("--order-id", "a")).toEqual(["a", "a"]);
+    expect((await matched("--order-id", "a,b")).map(String).sort()).toEqual(["a", "a", "a,b", "b"]);
+    expect(await matched("--order-id", "12", "--order-id=b")).toEqual(["b", 12]);
+    expect(await matched("--order-id", "undefined")).toEqual(["undefined"]);
+    expect(await matched("--order-id", "[object Object]")).toEqual([]);
+    const { stdout } = await run(["back", "--order-id", "a", "--reason", "none"], env);
+    expect(stdout).toStartWith("1 message: 1 none\nMoved 1 message to ");
+    expect([await takeBodies(queue), (await take(deadLetters)).length]).toEqual([['{"order_id":"a"}'], 12]);
+  });
+
+  test("message_id is that of the first delivery, however often the message is moved", async () => {
+    const { queue, env } = await prepare();
+    await queue.send(["{"]);
+    const ids: string[] = [];
+    for (let rejections = 0; rejections < 3; rejections++) {
+      const [message] = await queue.receive(0, new AbortController().signal);
+      if (!message) throw new Error("nothing received");
+      ids.push(message.id);
+      await queue.deadLetter([{ message, reason: "invalid_json", errors: ERRORS }]);
+      await queue.delete([message]);
+      const [shown] = jsonLines((await run(["--json"], env)).stdout);
+      expect(shown.message_id).toBe(ids[0]);
+      expect((await run(["back"], env)).exitCode).toBe(0);
+    }
+    expect(new Set(ids).size).toBe(3);
   });
 
   test("--limit moves that many and keeps the others, and the progress has no more", async () => {
@@ -269,7 +344,7 @@ describe.concurrent("back", () => {
     const moved = await take(queue);
     expect(moved.map((message) => message.body).sort()).toEqual(large);
     for (const message of moved) {
-      expect(Object.keys(message.attributes).sort()).toEqual(["TheirNumber", "binary"]);
+      expect(Object.keys(message.attributes).sort()).toEqual(["OriginalMessageId", "TheirNumber", "binary"]);
       expect([...(message.attributes.binary?.BinaryValue ?? [])]).toEqual([0, 255, 7]);
     }
     expect(await take(deadLetters)).toEqual([]);
@@ -419,7 +494,7 @@ describe.concurrent("file", () => {
     const { queue, deadLetters, env } = await prepare();
     await deadLetter(queue, "invalid_json", bodies(30));
     const { exitCode, stdout, stderr } = await run(["file", path], env);
-    expect([exitCode, stderr]).toEqual([1, expect.stringMatching(`/s\n${reason}: `)]);
+    expect([exitCode, stderr]).toEqual([1, expect.stringMatching(new RegExp(`^${reason}: .*\n$`))]);
     expect(stdout).toEndWith(
       `30 messages: 30 invalid_json\nMoved 0 messages to ${path}. Failed: 30. Left in the dead-letter queue: about 30\n`,
     );
@@ -464,7 +539,7 @@ describe.concurrent("of a FIFO queue", () => {
     expect(moved.map(({ body, groupId }) => `${groupId} ${body}`).sort()).toEqual(
       [...bodies(25).map((text) => `g ${text}`), "h other"].sort(),
     );
-    for (const { attributes } of moved) expect(attributes).toEqual({});
+    for (const { attributes } of moved) expect(Object.keys(attributes)).toEqual(["OriginalMessageId"]);
     expect(await deadLetters.depth()).toMatchObject({ visible: 0, inFlight: 0 });
   });
 
