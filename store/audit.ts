@@ -1,3 +1,4 @@
+import { pluralize } from "../text.ts";
 import { isDay, leaderboardsOf } from "./periods.ts";
 import {
   addTotals,
@@ -130,5 +131,5 @@ export async function repairTotal(store: FullStore): Promise<boolean> {
   return await store.restoreTotal((await store.daily(days)).reduce(addTotals, NO_ORDERS));
 }
 
-const describe = ({ orders, cents }: Totals) => `${orders} orders, ${(cents / 100).toFixed(2)}`;
+const describe = ({ orders, cents }: Totals) => `${pluralize(orders, "order")}, ${(cents / 100).toFixed(2)}`;
 const describeRank = (user: UserTotals | undefined) => (user ? `${user.userId}, ${describe(user)}` : "nobody");

@@ -1,4 +1,5 @@
 import type { Log } from "../log.ts";
+import { formatNumber, pluralize } from "../text.ts";
 import type { Store, Totals } from "./store.ts";
 
 export type DataLoss = ReturnType<typeof createDataLoss>;
@@ -18,7 +19,7 @@ export function createDataLoss({ store, log }: { store: Pick<Store, "evictedKeys
   function inspectTotal({ orders }: Totals) {
     if (orders < mostOrders) {
       log.error({ event: "store_went_back", orders_before: mostOrders, orders_now: orders });
-      decrease = `store: the total decreased from ${mostOrders} orders to ${orders}: data was deleted or an older copy was restored`;
+      decrease = `store: the total decreased from ${pluralize(mostOrders, "order")} to ${formatNumber(orders)}: data was deleted or an older copy was restored`;
     }
     mostOrders = orders;
   }
@@ -35,7 +36,7 @@ export function createDataLoss({ store, log }: { store: Pick<Store, "evictedKeys
   }
 
   const evictionProblem = () =>
-    `store: Redis has evicted ${evicted} keys: totals or markers may be lost. Set maxmemory-policy noeviction`;
+    `store: Redis has evicted ${pluralize(evicted, "key")}: totals or markers may be lost. Set maxmemory-policy noeviction`;
 
   return {
     inspectTotal,

@@ -1,5 +1,6 @@
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { messageOf } from "../errors.ts";
+import { pluralize } from "../text.ts";
 import {
   CLOSED,
   CLUSTER_NODE,
@@ -231,7 +232,9 @@ export async function redisWarnings(redis: Redis): Promise<string[]> {
     );
   const evicted = Number(setting("evicted_keys") ?? 0);
   if (evicted > 0)
-    warnings.push(`Redis has evicted ${evicted} keys since it started. Check the totals: bun scripts/audit.ts`);
+    warnings.push(
+      `Redis has evicted ${pluralize(evicted, "key")} since its start. Check the totals: bun scripts/audit.ts`,
+    );
   if (setting("aof_enabled") === "0")
     return [
       ...warnings,

@@ -148,8 +148,8 @@ const CORRUPTIONS: Record<string, [(corrupt: Corruptor) => Promise<unknown>, Rec
     ({ day }) => day("2025-01-01", 0, 1),
     {
       "sum of the days": "3 orders, 30.05",
-      ...{ "leaderboard d:2025-01-01": "1 orders, 0.05", "leaderboard w:2025-W01": "3 orders, 30.04" },
-      ...{ "leaderboard m:2025-01": "1 orders, 0.05", "leaderboard y:2025": "1 orders, 0.05" },
+      ...{ "leaderboard d:2025-01-01": "1 order, 0.05", "leaderboard w:2025-W01": "3 orders, 30.04" },
+      ...{ "leaderboard m:2025-01": "1 order, 0.05", "leaderboard y:2025": "1 order, 0.05" },
     },
   ],
   "a day that is no date": [
@@ -158,7 +158,7 @@ const CORRUPTIONS: Record<string, [(corrupt: Corruptor) => Promise<unknown>, Rec
   ],
   "a spend on a leaderboard": [
     ({ entry }) => entry("d:2025-01-01", "U1", 0, 1),
-    { "leaderboard d:2025-01-01": "1 orders, 0.06" },
+    { "leaderboard d:2025-01-01": "1 order, 0.06" },
   ],
   "a count on a leaderboard": [
     ({ entry }) => entry("m:2024-12", "U2", 1, 0),
@@ -166,11 +166,11 @@ const CORRUPTIONS: Record<string, [(corrupt: Corruptor) => Promise<unknown>, Rec
   ],
   "a count on a year leaderboard": [
     ({ entry }) => entry("y:2024", "U2", 1, 0),
-    { "leaderboard y:2024": "3 orders, 29.99", "user U2": "1 orders, 10.00" },
+    { "leaderboard y:2024": "3 orders, 29.99", "user U2": "1 order, 10.00" },
   ],
   "cents moved between two users of a year": [
     async ({ entry }) => [await entry("y:2024", "U1", 0, 1), await entry("y:2024", "U2", 0, -1)],
-    { "user U1": "2 orders, 20.04", "user U2": "1 orders, 10.00" },
+    { "user U1": "2 orders, 20.04", "user U2": "1 order, 10.00" },
   ],
   "a count of zero on a leaderboard": [
     ({ entry }) => entry("w:2025-W01", "U3", 0, 0),
@@ -182,18 +182,18 @@ const CORRUPTIONS: Record<string, [(corrupt: Corruptor) => Promise<unknown>, Rec
   ],
   "a user missing from a year leaderboard": [
     ({ removeEntry }) => removeEntry("y:2024", "U2"),
-    { "leaderboard y:2024": "1 orders, 19.99", "user U2": "1 orders, 10.00", "sum of the users": "2 orders, 20.04" },
+    { "leaderboard y:2024": "1 order, 19.99", "user U2": "1 order, 10.00", "sum of the users": "2 orders, 20.04" },
   ],
   "an extra leaderboard": [
     ({ entry }) => entry("d:2030-01-01", "U1", 1, 5),
-    { "leaderboard d:2030-01-01": "1 orders, 0.05" },
+    { "leaderboard d:2030-01-01": "1 order, 0.05" },
   ],
   "an extra year leaderboard": [
     ({ entry }) => entry("y:2030", "U1", 1, 5),
-    { "leaderboard y:2030": "1 orders, 0.05", "user U1": "2 orders, 20.04" },
+    { "leaderboard y:2030": "1 order, 0.05", "user U1": "2 orders, 20.04" },
   ],
   "a missing leaderboard": [({ drop }) => drop("m:2025-01"), { "leaderboard m:2025-01": "0 orders, 0.00" }],
-  "an extra user": [({ user }) => user("U0", 1, 5), { "user U0": "1 orders, 0.05" }],
+  "an extra user": [({ user }) => user("U0", 1, 5), { "user U0": "1 order, 0.05" }],
   "an extra user on a year leaderboard": [
     ({ entry }) => entry("y:2025", "U0", 1, 5),
     {
