@@ -4,13 +4,16 @@ import { printable } from "./text.ts";
 
 export type Log = Logger;
 
+/** Of lines that wait for a slow reader of stdout, in each thread: about 5,000 lines. */
+const MAX_WAITING_CHARACTERS = 1_000_000;
+
 /**
  * @param bindings fields that are added to every line
  * @returns a logger that writes one event per line to stdout: as JSON, or as short text when stdout is a terminal
  */
 export function createLog({ level, pretty }: Config["log"], bindings: Record<string, unknown> = {}): Log {
-  // Synchronous, so that a line written just before a crash is not lost and the lines of all workers keep their order.
-  const destination = pretty ? prettyStream() : pino.destination({ fd: 1, sync: true });
+  const write = createLineWriter((lines) => log.warn({ event: "log_lines_dropped", lines }));
+  const destination = pretty ? prettyStream(write) : { write };
   const options = {
     level,
     base: null,
@@ -21,10 +24,57 @@ export function createLog({ level, pretty }: Config["log"], bindings: Record<str
     // JSON lines end up on a terminal too, by `docker logs`. Escaped, they are the same JSON.
     hooks: { streamWrite: (line: string) => `${printable(line.trimEnd())}\n` },
   };
-  return pino(options, destination).child(bindings);
+  const log: Log = pino(options, destination).child(bindings);
+  return log;
 }
 
-function prettyStream() {
+/**
+ * Writes lines to stdout. While the reader of a pipe keeps up, a line is written before `write` returns, so that a crash does not
+ * lose it. When the reader stalls, lines wait, and are dropped beyond a limit: logging must never block the program. A terminal
+ * and a file do block.
+ *
+ * @param onDropped is called with the number of lines dropped, when the reader has caught up
+ */
+function createLineWriter(onDropped: (lines: number) => void) {
+  const stdout = Bun.stdout.writer();
+  const waiting: string[] = [];
+  let characters = 0;
+  let dropped = 0;
+
+  async function flush() {
+    try {
+      // One at a time: a pipe takes up to 4 KiB at once or not at all, so that the lines of several threads do not mix.
+      for (let line = waiting[0]; line !== undefined; line = waiting[0]) {
+        const results = [stdout.write(line), stdout.flush()];
+        if (results.some((result) => result instanceof Promise)) {
+          // A worker must be able to end while its lines wait. This has an effect on pending writes only.
+          stdout.unref();
+          await Promise.all(results);
+        }
+        waiting.shift();
+        characters -= line.length;
+      }
+    } catch {
+      // EPIPE: nobody will read these lines.
+      waiting.length = 0;
+      characters = 0;
+    }
+    const lines = dropped;
+    dropped = 0;
+    if (lines > 0) onDropped(lines);
+  }
+
+  return (line: string) => {
+    if (characters + line.length > MAX_WAITING_CHARACTERS) {
+      dropped++;
+      return;
+    }
+    characters += line.length;
+    if (waiting.push(line) === 1) void flush();
+  };
+}
+
+function prettyStream(write: (line: string) => void) {
   return {
     write(line: string) {
       const { level, time, event, msg, error, ...fields } = JSON.parse(line);
@@ -40,7 +90,7 @@ function prettyStream() {
         ...details,
         error?.message ?? error,
       ];
-      process.stdout.write(`${printable(columns.filter((column) => column !== undefined).join(" "))}\n`);
+      write(`${printable(columns.filter((column) => column !== undefined).join(" "))}\n`);
     },
   };
 }

@@ -3,6 +3,14 @@ import { join } from "node:path";
 import { eventsOf } from "./support/program.ts";
 import { startOnTerminal } from "./support/terminal.ts";
 
+/** Runs a program that writes to its log, with `reader` behind it in a pipe. */
+function pipeTo(reader: string, source: string) {
+  const program = `import { createLog } from "./log.ts"; const log = createLog({ level: "info", pretty: false }); ${source}`;
+  return Bun.spawnSync(["bash", "-c", `"$0" -e "$1" | ${reader}; exit \${PIPESTATUS[0]}`, process.execPath, program], {
+    cwd: `${import.meta.dir}/..`,
+  });
+}
+
 test("an error is logged with its message and its cause, one JSON object a line", async () => {
   const source = `import { createLog } from "./log.ts";
     const error = new Error("outer", { cause: new Error("inner") });
@@ -46,4 +54,32 @@ test("JSON lines contain no control characters, which `docker logs` would show, 
   const [line, failed] = eventsOf(text);
   expect(line).toMatchObject({ order_id: HOSTILE, plain: HOSTILE.replace(/\s/g, ""), list: [HOSTILE], msg: HOSTILE });
   expect(failed?.error).toMatchObject({ message: HOSTILE });
+});
+
+test("a line written before a crash is not lost", () => {
+  const { stdout, exitCode } = pipeTo("cat", `log.info({ event: "last" }); throw new Error("crash");`);
+  expect(eventsOf(`${stdout}`)).toMatchObject([{ event: "last" }]);
+  expect(exitCode).toBe(1);
+});
+
+test("a reader that stalls neither blocks nor fills the memory, and gets the number of lines dropped", () => {
+  const source = `const before = performance.now();
+    for (let line = 0; line < 50_000; line++) log.info({ event: "line", line });
+    log.info({ event: "written", ms: performance.now() - before });
+    setTimeout(() => { log.info({ event: "last" }); process.exit(0); }, 4_000);`;
+  const { stdout, exitCode } = pipeTo("(sleep 2; cat)", source);
+  const events = eventsOf(`${stdout}`);
+  const lines = events.filter(({ event }) => event === "line");
+  const [dropped, last] = events.slice(lines.length);
+  expect(lines.map(({ line }) => line)).toEqual([...lines.keys()]);
+  expect(lines.length).toBeWithin(5_000, 49_000);
+  expect(dropped).toMatchObject({ level: "warn", event: "log_lines_dropped", lines: 50_001 - lines.length });
+  expect(last).toMatchObject({ event: "last" });
+  expect(exitCode).toBe(0);
+});
+
+test.each([100, 100_000])("a reader that goes away does not end the program, with lines of %d characters", (length) => {
+  const source = `for (let line = 0; line < 200; line++) { log.info({ text: "x".repeat(${length}) }); await Bun.sleep(1); }
+    process.exit(7);`;
+  expect(pipeTo("head -c 10", source).exitCode).toBe(7);
 });
