@@ -71,9 +71,15 @@ function createRunScript(redis: Connection, keys: RedisKeys, waitReplicas: numbe
   async function send(script: (pipeline: ChainableCommander) => ChainableCommander): Promise<string> {
     const pipeline = script(redis.pipeline()).set(keys.check, "", "EX", 60).wait(waitReplicas, REPLICAS_MS);
     const [digits, , replicas] = await allOf<string | number>(pipeline);
-    if (!(Number(replicas) >= waitReplicas))
-      throw new Error(`only ${replicas} of ${waitReplicas} replicas have it after ${REPLICAS_MS / 1000} s`);
+    if (!(Number(replicas) >= waitReplicas)) throw new Error(await describeMissing(Number(replicas)));
     return `${digits}`;
+  }
+
+  async function describeMissing(replicas: number): Promise<string> {
+    // In a pipeline with the key, so that a cluster sends INFO to the same master.
+    const [, info] = await allOf<unknown>(redis.pipeline().exists(keys.check).info("replication")).catch(() => []);
+    const connected = /connected_slaves:(\d+)/.exec(`${info}`)?.[1] ?? "unknown";
+    return `only ${replicas} of ${waitReplicas} replicas have it after ${REPLICAS_MS / 1000} s: REDIS_WAIT_REPLICAS is ${waitReplicas}, replicas connected to Redis: ${connected}`;
   }
 
   return (args: RecordArgs) =>

@@ -177,7 +177,9 @@ test("REDIS_WAIT_REPLICAS: nothing is recorded that a replica does not have, and
   for (const { port } of replicas) await cluster.kill(port);
   const late = someOrders(30);
   await expect(opened.store.record(late)).rejects.toThrow("0 of 1 replicas");
-  await expect(opened.store.check()).rejects.toThrow("Redis does not accept orders: only 0 of 1 replicas have it");
+  await expect(opened.store.check()).rejects.toThrow(
+    "Redis does not accept orders: only 0 of 1 replicas have it after 1 s: REDIS_WAIT_REPLICAS is 1, replicas connected to Redis: 0",
+  );
   for (const { port } of replicas) await cluster.start(port);
   await waitFor("the replicas", cluster.isWhole, 60_000);
   await opened.store.check();
