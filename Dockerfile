@@ -22,6 +22,6 @@ EXPOSE 8000
 # The route responds within about 2 s even when the store or the queue is unavailable: no response for 10 s, three times,
 # is a stuck process. A start that does not find its queue and store within 30 s fails.
 HEALTHCHECK --interval=5s --timeout=10s --start-period=30s --retries=3 \
-  CMD ["bun", "-e", "process.exit((await fetch(`http://127.0.0.1:${process.env.PORT}/health`)).ok ? 0 : 1)"]
+  CMD ["bun", "-e", "process.exit((await fetch(`http://127.0.0.1:${process.env.PORT}/health`, { proxy: false })).ok ? 0 : 1)"]
 # Exec form and no `bun run` in between: SIGTERM reaches the process that handles it.
 CMD ["bun", "index.ts"]

@@ -4,6 +4,7 @@ import { startPool } from "./consumer/pool.ts";
 import { messageOf } from "./errors.ts";
 import { createLog, type Log } from "./log.ts";
 import { createOutageLog } from "./outage-log.ts";
+import { bypassProxyForLoopback } from "./proxy.ts";
 import type { QueueAddress } from "./queue/client.ts";
 import { type Emulator, startEmulator } from "./queue/emulator.ts";
 import { countRequests } from "./queue/metrics.ts";
@@ -170,6 +171,7 @@ export async function main(workerFile?: URL) {
 }
 
 async function run(workerFile?: URL) {
+  bypassProxyForLoopback();
   const config = readConfig(Bun.env);
   const log = createLog(config.log);
   const running = await start(config, log, workerFile);

@@ -2,6 +2,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type { Config } from "../config.ts";
 import { withDeadline } from "../deadline.ts";
 import { createLog } from "../log.ts";
+import { bypassProxyForLoopback } from "../proxy.ts";
 import type { QueueAddress } from "../queue/client.ts";
 import { openQueue } from "../queue/queue.ts";
 import { createBatchWrites } from "../store/batch-writes.ts";
@@ -42,6 +43,7 @@ await run(parentPort, workerData as WorkerOptions);
 
 /** Polls until the main thread sends "stop", then finishes the batches in flight and ends the thread. */
 async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions) {
+  bypassProxyForLoopback();
   const stopping = new AbortController();
   const { onValueMismatch, concurrency } = options.consumer;
   const log = createLog(options.log, { worker: options.index });

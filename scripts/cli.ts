@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { type ParseArgsConfig, parseArgs, styleText } from "node:util";
 import { ConfigError } from "../config.ts";
+import { bypassProxyForLoopback } from "../proxy.ts";
 import { describeQueueError } from "../queue/request.ts";
 import { formatNumber, printable } from "../text.ts";
 import { createProgress } from "./progress.ts";
@@ -56,6 +57,7 @@ const COMMON = { json: { help: "print JSON on stdout and nothing else" }, help: 
 /** @returns a function that runs the command and returns its exit code. It never rejects. */
 export function createCommand<const Options>(command: Command<Options>) {
   return async (args: string[], env: Context["env"]): Promise<number> => {
+    bypassProxyForLoopback();
     const signal = signalOfInterrupts();
     const { start: progress, stop: stopProgress } = createProgress(printToStderr);
     signal.addEventListener("abort", stopProgress);

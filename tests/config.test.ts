@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { ConfigError, readConfig } from "../config.ts";
+import { bypassProxyForLoopback } from "../proxy.ts";
 
 const COLLECTOR = { OTEL_EXPORTER_OTLP_ENDPOINT: "http://collector:4318" };
 
@@ -215,4 +216,20 @@ describe("readConfig()", () => {
     ]);
     expect(problemsOf({ NODE_ENV: "production", REDIS_URL: "redis://r", SQS_QUEUE_NAME: "q" })).toEqual([]);
   });
+});
+
+test.each([
+  [{}, { NO_PROXY: "localhost,127.0.0.0/8,::1" }],
+  [{ NO_PROXY: ".corp" }, { NO_PROXY: ".corp,localhost,127.0.0.0/8,::1" }],
+  [
+    { NO_PROXY: ".corp", no_proxy: ".other" },
+    { NO_PROXY: ".corp", no_proxy: ".other,localhost,127.0.0.0/8,::1" },
+  ],
+  [
+    { NO_PROXY: ".corp", no_proxy: "" },
+    { NO_PROXY: ".corp,localhost,127.0.0.0/8,::1", no_proxy: "" },
+  ],
+])("bypassProxyForLoopback() changes %j to %j", (env, expected) => {
+  bypassProxyForLoopback(env);
+  expect(env).toEqual(expected as never);
 });
