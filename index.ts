@@ -13,6 +13,7 @@ import { locateQueue, type QueueName } from "./queue/setup.ts";
 import { watchQueue } from "./queue/watch.ts";
 import type { App } from "./routes/app.ts";
 import { startLive } from "./routes/live.ts";
+import { watchScriptRunner } from "./script-runner.ts";
 import { createDataLoss } from "./store/data-loss.ts";
 import { openStore } from "./store/open.ts";
 import { createSingleFlight } from "./store/single-flight.ts";
@@ -176,15 +177,16 @@ async function run(workerFile?: URL) {
   const log = createLog(config.log);
   const running = await start(config, log, workerFile);
   let stopping = false;
-  async function stop(signal: string) {
+  async function stop(cause: { signal: string } | { reason: string }) {
     if (stopping) return;
     stopping = true;
-    log.info({ event: "stopping", signal });
+    log.info({ event: "stopping", ...cause });
     await running.stop();
     log.info({ event: "stopped" });
     process.exit(0);
   }
-  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => void stop(signal));
+  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => void stop({ signal }));
+  watchScriptRunner(() => void stop({ reason: "npx, npm or `bun run`, which started the program, has ended" }));
   // Log this last: a supervisor that reads it may send SIGTERM at once.
   logStarted(config, running, log);
 }
