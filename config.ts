@@ -12,6 +12,8 @@ export interface Config {
   log: { level: LogLevel; pretty: boolean };
   /** Absent: tracing is off. The exporter reads its address from the OTEL_EXPORTER_OTLP_* variables itself. */
   tracing?: { sampleRatio: number };
+  /** What is probably a mistake in the environment, one sentence each. */
+  warnings: string[];
 }
 
 export type QueueConfig = (
@@ -41,7 +43,7 @@ export function readConfig(env: Environment): Config {
   const problems: string[] = [];
   const read = createReader(env, problems);
   const dir = read.text("DATA_DIR") ?? ".data";
-  const apiKey = read.text("API_KEY");
+  const apiKey = read.secret("API_KEY", /^\s*[!-~][ -~]*\s*$/)?.trim();
   const requestsPerMinute = read.integer("RATE_LIMIT", 0, 0, 1_000_000);
   const tracing = readTracing(read, problems);
   const config: Config = {
@@ -62,23 +64,32 @@ export function readConfig(env: Environment): Config {
     },
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },
     ...(tracing && { tracing }),
+    warnings: [],
   };
   if (read.text("NODE_ENV") === "production") refuseEmbedded(config, problems);
+  checkPorts(config, problems);
+  checkCredentials(config, read);
+  config.warnings.push(...findMisspellings(env, read.names));
   if (problems.length > 0) throw new ConfigError(problems);
   return config;
 }
 
+/** The default port of the embedded queue: that of LocalStack and other emulators. */
+export const EMBEDDED_QUEUE_PORT = 4566;
+const AWS_HOST = /\.(amazonaws\.(com(\.cn)?|eu)|api\.aws)$/;
+
 function readQueue(read: Reader, dir: string): QueueConfig {
-  const url = read.url("SQS_QUEUE_URL", ["http:", "https:"]);
+  const url = read.queueUrl("SQS_QUEUE_URL");
   // AWS allows 80 characters including `.fifo`, and the name of the dead-letter queue is four characters longer.
   const named = read.pattern(
     "SQS_QUEUE_NAME",
     /^(?=.{1,76}$)[\w-]+(\.fifo)?$/,
     "a queue name of at most 76 letters, digits, - and _, optionally followed by .fifo",
   );
-  const endpoint =
-    read.url("AWS_ENDPOINT_URL_SQS", ["http:", "https:"]) ?? read.url("AWS_ENDPOINT_URL", ["http:", "https:"]);
-  const port = read.integer("EMBEDDED_QUEUE_PORT", 4566, 0, 65_535);
+  // For a queue outside of AWS, the SDK would use the host of the URL too, but print a warning of its own.
+  const ofQueue = url && !AWS_HOST.test(new URL(url).hostname) ? new URL(url).origin : undefined;
+  const endpoint = read.queueUrl("AWS_ENDPOINT_URL_SQS") ?? read.queueUrl("AWS_ENDPOINT_URL") ?? ofQueue;
+  const port = read.integer("EMBEDDED_QUEUE_PORT", EMBEDDED_QUEUE_PORT, 0, 65_535);
   const name = named ?? "orders-queue";
   const client = read.oneOf("SQS_CLIENT", ["fetch", "sdk"], "fetch");
   if (!url && !named && !endpoint) return { kind: "embedded", client, name, port, dir: join(dir, "queue") };
@@ -125,7 +136,9 @@ function readRedisUrl(text: string, problems: string[]): RedisAddress {
   }
   readUserInfo(`${url.username}:${url.password}`, "REDIS_URL", problems);
   if (url.search || url.hash)
-    problems.push("REDIS_URL must not have parameters after ? or #: set a key prefix with REDIS_KEY_PREFIX");
+    problems.push(
+      "REDIS_URL must not have parameters after ? or #: set a key prefix with REDIS_KEY_PREFIX, and the password before the host, :password@host",
+    );
   if (!/^(\/\d*)?$/.test(url.pathname)) problems.push("REDIS_URL may end with a database number only, such as /1");
   // The normalized URL, not the text: ioredis would connect to an upper-case REDISS:// without TLS.
   return { url: url.href };
@@ -172,7 +185,7 @@ const SAMPLERS = ["always_on", "always_off", "traceidratio"] as const;
 function readTracing(read: Reader, problems: string[]): Config["tracing"] {
   if (read.text("OTEL_SDK_DISABLED")?.toLowerCase() === "true" || read.text("OTEL_TRACES_EXPORTER") === "none") return;
   const variables = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-  if (!variables.some((name) => read.url(name, ["http:", "https:"]))) return;
+  if (!variables.some((name) => read.url(name))) return;
   const samplers = SAMPLERS.flatMap((name) => [name, `parentbased_${name}` as const]);
   const sampler = read.oneOf("OTEL_TRACES_SAMPLER", samplers, "parentbased_always_on").replace("parentbased_", "");
   if (sampler !== "traceidratio") return { sampleRatio: sampler === "always_on" ? 1 : 0 };
@@ -190,11 +203,61 @@ function refuseEmbedded(config: Config, problems: string[]) {
     problems.push("NODE_ENV=production needs a store: set REDIS_URL or REDIS_CLUSTER_NODES");
 }
 
+function checkPorts({ http, queue }: Config, problems: string[]) {
+  if (queue.kind === "embedded" && queue.port === http.port && http.port !== 0)
+    problems.push(`PORT and EMBEDDED_QUEUE_PORT are both ${http.port}: set one of them to another port`);
+}
+
+/** The SDK reads these variables itself. A line break in one of them would be an error about a header or a signature. */
+function checkCredentials({ queue }: Config, read: Reader) {
+  if (queue.kind === "embedded") return;
+  for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+    read.secret(name, /^[!-~][ -~]*$/);
+}
+
+/** @returns a warning for each variable that has no effect and looks like one of ours that is not set */
+function findMisspellings(env: Environment, names: ReadonlySet<string>): string[] {
+  const { NODE_ENV = "" } = env;
+  const unknown = !["", "production", "development", "test"].includes(NODE_ENV);
+  const warnings = unknown ? [`NODE_ENV=${NODE_ENV} has no effect: did you mean production?`] : [];
+  // PORT and HOST are like too many other names, and AWS_ENDPOINT_URL_S3 is not a misspelling.
+  const ours = [...names].filter((name) => name.includes("_") && !/^(AWS|OTEL|NODE)_/.test(name) && !env[name]);
+  for (const name of Object.keys(env).filter((name) => !names.has(name))) {
+    const similar = ours.filter((our) => isSimilar(name, our));
+    if (similar.length > 0) warnings.push(`${name} has no effect: did you mean ${similar.join(" or ")}?`);
+  }
+  return warnings;
+}
+
+/** @returns whether two names differ only in underscores and two adjacent letters, or `name` lacks the first or last word */
+function isSimilar(name: string, our: string): boolean {
+  if (name.includes("_") && [our.replace(/_[A-Z]+$/, ""), our.replace(/^[A-Z]+_/, "")].includes(name)) return true;
+  const [a = "", b = ""] = [name, our].map((text) => text.toUpperCase().replaceAll("_", ""));
+  const shorter = Math.min(a.length, b.length);
+  let [start, end] = [0, 0];
+  while (start < shorter && a[start] === b[start]) start++;
+  while (end < shorter - start && a.at(-1 - end) === b.at(-1 - end)) end++;
+  return Math.max(a.length, b.length) - start - end <= 2;
+}
+
 type Reader = ReturnType<typeof createReader>;
 
 /** Reads typed values from the environment. An empty value counts as unset, because compose files pass unset variables as "". */
 function createReader(env: Environment, problems: string[]) {
-  const text = (name: string) => env[name]?.trim() || undefined;
+  const names = new Set<string>();
+
+  function text(name: string): string | undefined {
+    names.add(name);
+    return env[name]?.trim() || undefined;
+  }
+
+  /** Reads a value that is sent in HTTP headers and not repeated in messages. The SDK does not trim its own. */
+  function secret(name: string, expected: RegExp): string | undefined {
+    names.add(name);
+    const value = env[name] || undefined;
+    if (value === undefined || expected.test(value)) return value;
+    problems.push(`${name} must be one line of printable ASCII, and not blank`);
+  }
 
   function pattern(name: string, expected: RegExp, description: string): string | undefined {
     const value = text(name);
@@ -219,13 +282,22 @@ function createReader(env: Environment, problems: string[]) {
     return found ?? fallback;
   }
 
-  function url(name: string, protocols: string[]): string | undefined {
+  function url(name: string): string | undefined {
     const value = text(name);
     if (value === undefined) return undefined;
-    if (URL.canParse(value) && protocols.includes(new URL(value).protocol) && new URL(value).host) return value;
+    const url = URL.parse(value);
+    if (url?.host && ["http:", "https:"].includes(url.protocol)) return value;
     // The message must not repeat the value, which may contain a password.
-    problems.push(`${name} must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`);
+    problems.push(`${name} must be a URL that begins with http:// or https://`);
   }
 
-  return { text, pattern, integer, oneOf, url };
+  /** Reads the URL of a queue or its endpoint. These are logged, and SQS supports no credentials in them. */
+  function queueUrl(name: string): string | undefined {
+    const value = url(name);
+    const { username, password, search, hash } = new URL(value ?? "http://unset");
+    if (!username && !password && !search && !hash) return value;
+    problems.push(`${name} must not have a user, a password, or parameters after ? or #`);
+  }
+
+  return { names, text, secret, pattern, integer, oneOf, url, queueUrl };
 }

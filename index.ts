@@ -1,5 +1,5 @@
 import { Registry } from "prom-client";
-import { type Config, ConfigError, readConfig } from "./config.ts";
+import { type Config, ConfigError, EMBEDDED_QUEUE_PORT, readConfig } from "./config.ts";
 import { startPool } from "./consumer/pool.ts";
 import { messageOf } from "./errors.ts";
 import { createLog, type Log } from "./log.ts";
@@ -150,10 +150,14 @@ function listen(app: App, { host, port }: Config["http"]): string {
     app.listen({ hostname: host, port });
     return `http://${host.includes(":") ? `[${host}]` : host}:${app.server?.port}`;
   } catch (error) {
-    const inUse = /EADDRINUSE|in use/.test(String(error));
+    const message = messageOf(error);
+    const inUse = /EADDRINUSE|in use/.test(message);
+    const noAddress = /EINVAL|ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message);
     const reason = inUse
       ? "the port is in use. Stop the program that listens on it, or set PORT to another port"
-      : messageOf(error);
+      : noAddress
+        ? "this machine has no such address. Set HOST to one that it has, such as 127.0.0.1, or to 0.0.0.0 for all of them"
+        : message;
     throw new Error(`Cannot listen on ${host}:${port}: ${reason}`, { cause: error });
   }
 }
@@ -192,12 +196,17 @@ async function run(workerFile?: URL) {
 }
 
 /** Logs the addresses of the program, and warnings about a configuration that is not for production. */
-function logStarted({ queue, store, consumer, http, log: { pretty } }: Config, { url, queueUrl }: Running, log: Log) {
+function logStarted(
+  { queue, store, consumer, http, log: { pretty }, warnings }: Config,
+  { url, queueUrl, endpoint }: Running,
+  log: Log,
+) {
   const embedded = [queue.kind === "embedded" && "queue", store.kind === "sqlite" && "store"].filter(Boolean);
   if (embedded.length > 0) {
     const msg = `embedded ${embedded.join(" and ")}: data is kept on this machine only, not for production`;
     log.warn({ event: "embedded_mode", msg });
   }
+  for (const msg of warnings) log.warn({ event: "unknown_setting", msg });
   const isLocal = ["127.0.0.1", "localhost", "::1"].includes(http.host);
   if (!isLocal && !http.apiKey)
     log.warn({ event: "no_api_key", msg: `anyone who can reach ${http.host} can read the statistics: set API_KEY` });
@@ -208,11 +217,16 @@ function logStarted({ queue, store, consumer, http, log: { pretty } }: Config, {
     store: store.kind,
     workers: consumer.workers,
     // Generated orders must not be sent to a shared queue.
-    ...(queue.kind === "embedded" && { send_orders: "bun scripts/populate.ts" }),
+    ...(endpoint && { send_orders: sendCommand(endpoint) }),
   };
   if (!pretty) return log.info({ event: "started", ...fields });
   const lines = Object.entries(fields).map(([name, value]) => `  ${name.replace("_", " ").padEnd(12)} ${value}`);
   console.log(`\n${lines.map(printable).join("\n")}\n`);
+}
+
+function sendCommand(endpoint: string): string {
+  const { port } = new URL(endpoint);
+  return `${port === `${EMBEDDED_QUEUE_PORT}` ? "" : `EMBEDDED_QUEUE_PORT=${port} `}bun scripts/populate.ts`;
 }
 
 if (import.meta.main) await main();

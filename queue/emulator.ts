@@ -48,7 +48,8 @@ async function waitUntilListening(worker: Worker, exited: Promise<number>, port:
     return message.port;
   } catch (error) {
     const message = messageOf(error);
-    const advice = "Stop that program, set EMBEDDED_QUEUE_PORT to another port, or use its queue with AWS_ENDPOINT_URL";
+    const command = `AWS_ENDPOINT_URL=http://127.0.0.1:${port} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any PORT=8001 bun run start`;
+    const advice = `Stop that program, set EMBEDDED_QUEUE_PORT to another port, or use its queue: ${command}`;
     const reason = /EADDRINUSE|in use/.test(message)
       ? `127.0.0.1:${port} is in use, perhaps by another instance of this program. ${advice}`
       : `${message}. Check DATA_DIR`;

@@ -8,6 +8,7 @@ const REQUEST_DEADLINE_MS = 10_000;
 const REFUSED_CREDENTIALS = /ExpiredToken|InvalidClientTokenId|UnrecognizedClient|InvalidAccessKeyId/;
 /** Getting credentials may start a process or send a request, so it must not happen for each of many failing requests. */
 const CREDENTIALS_PAUSE_MS = 2_000;
+export const NOT_SQS = "the response is not in the protocol of SQS";
 
 /** Is called after every request. */
 export type OnRequest = (action: string, failed: boolean) => void;
@@ -45,11 +46,20 @@ export function createRequest(client: SQSClient, onRequest: OnRequest) {
   };
 }
 
-/** @returns the error code and message of SQS, or the message of a network error, without a final full stop */
+/** Errors of Bun and the SDK whose own text does not help an operator. */
+const EXPLANATIONS: [RegExp, string][] = [
+  [/ECONNREFUSED/, "connection refused"],
+  [/JSON Parse error|Malformed_HTTP_Response|UnknownError/, NOT_SQS],
+  [/ECONNRESET|closed unexpectedly/, "the server closed the connection"],
+  [/TLS handshake/, "the port does not accept TLS"],
+];
+
+/** @returns the cause of a network error, or the error code and message of SQS, without a final full stop */
 export function describeQueueError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
+  const explanation = EXPLANATIONS.find(([pattern]) => pattern.test(error.message))?.[1];
+  if (explanation) return explanation;
   const message = error.message.replace(/\.+$/, "");
-  if (/ECONNREFUSED/.test(message)) return "connection refused";
   return ["Error", "TypeError"].includes(error.name) ? message : `${error.name}: ${message}`;
 }
 

@@ -10,6 +10,7 @@ import {
   type ReceiveMessageCommandOutput,
   type SQSClient,
 } from "@aws-sdk/client-sqs";
+import { NOT_SQS } from "./request.ts";
 import { sign } from "./sigv4.ts";
 
 /** The requests of the consumer. They are sent so often that the CPU time of the SDK matters. */
@@ -164,8 +165,7 @@ async function toError(response: Response): Promise<RequestError> {
  */
 function parseResult(text: string): object {
   const result: unknown = text === "" ? undefined : JSON.parse(text);
-  if (typeof result !== "object" || result === null || Array.isArray(result))
-    throw new Error("The response is not a JSON object. Check that the endpoint is one of SQS");
+  if (typeof result !== "object" || result === null || Array.isArray(result)) throw new Error(NOT_SQS);
   return Object.fromEntries(Object.entries(result).filter(([, value]) => value !== null));
 }
 

@@ -10,7 +10,7 @@ import {
 } from "@aws-sdk/client-sqs";
 import { withDeadline } from "../deadline.ts";
 import { createClient, isFifo, type QueueAddress } from "./client.ts";
-import { describeQueueError } from "./request.ts";
+import { describeQueueError, NOT_SQS } from "./request.ts";
 
 /** A queue given by name is created if it does not exist; one given by URL is never created or changed. */
 export interface QueueName {
@@ -46,7 +46,8 @@ export async function locateQueue(wanted: QueueName): Promise<QueueAddress> {
       locateWithRetries(createSetupCalls(client, signal), wanted),
     );
   } catch (error) {
-    const reason = `${describeQueueError(error)}. ${adviceFor(error, wanted)}`;
+    const missing = await findMissingSettings(client, wanted);
+    const reason = missing ?? `${describeQueueError(error)}. ${adviceFor(error, wanted)}`;
     throw new Error(`Cannot use the queue ${describe(wanted)}: ${reason}`, { cause: error });
   } finally {
     client.destroy();
@@ -72,6 +73,7 @@ async function locateWithRetries(sqs: SetupCalls, wanted: QueueName): Promise<Qu
 
 async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }: QueueName): Promise<QueueAddress> {
   const queueUrl = url ?? (await sqs.findUrl(name)) ?? (await createWithDeadLetterQueue(sqs, name));
+  if (!queueUrl) throw new Error(NOT_SQS);
   const attributes = await sqs.getAttributes(queueUrl);
   if (!url && !attributes.RedrivePolicy) {
     attributes.RedrivePolicy = redrivePolicy(await createDeadLetterQueue(sqs, name));
@@ -260,14 +262,31 @@ function describe({ name, url, endpoint }: QueueName): string {
   return url ?? (endpoint ? `${name} at ${endpoint}` : name);
 }
 
-function adviceFor(error: unknown, { embedded }: QueueName): string {
+/** @returns a sentence with everything that the SDK lacks before it can send a request; undefined if nothing is missing */
+async function findMissingSettings({ config }: SQSClient, { endpoint }: QueueName): Promise<string | undefined> {
+  const problems: string[] = [];
+  const settings: string[] = [];
+  // Region is missing, or not accepted: region="eu west" is not a valid hostname component.
+  await config.region().catch((error) => {
+    problems.push(describeQueueError(error));
+    settings.push("AWS_REGION=us-east-1");
+  });
+  await config.credentials().catch(() => {
+    problems.push("AWS credentials are missing");
+    settings.push("AWS_ACCESS_KEY_ID=…", "AWS_SECRET_ACCESS_KEY=…");
+  });
+  if (problems.length === 0) return undefined;
+  const emulator = endpoint ? " (an emulator accepts any values)" : "";
+  return `${problems.join("; ")}. Set for example ${settings.join(" ")}${emulator}`;
+}
+
+function adviceFor(error: unknown, { embedded, url, endpoint }: QueueName): string {
   const name = error instanceof Error ? error.name : "";
   if (name === "QueueDoesNotExist") return "Create it, or set SQS_QUEUE_NAME to have it created";
-  if (name === "CredentialsProviderError")
-    return "Set AWS credentials, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-  if (/region is missing/i.test(String(error))) return "Set AWS_REGION";
   if (error instanceof AccessDenied) return "README lists the permissions that the program needs";
   if (/UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) return "Check the AWS credentials";
   if (embedded) return "Is `bun run start` running?";
-  return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, and that the service is running";
+  if (!url && !endpoint)
+    return "Check AWS_REGION and the network, or set AWS_ENDPOINT_URL for another service than AWS";
+  return "Check AWS_ENDPOINT_URL and SQS_QUEUE_URL, with http:// or https://, and that the service is running";
 }

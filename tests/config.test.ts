@@ -44,6 +44,28 @@ describe("readConfig()", () => {
       { SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" },
       { kind: "sqs", name: "orders-queue", url: "https://sqs.eu-west-1.amazonaws.com/1/q.fifo" },
     ],
+    [
+      { SQS_QUEUE_URL: "http://localhost.localstack.cloud:4566/000000000000/q" },
+      {
+        kind: "sqs",
+        name: "orders-queue",
+        url: "http://localhost.localstack.cloud:4566/000000000000/q",
+        endpoint: "http://localhost.localstack.cloud:4566",
+      },
+    ],
+    [
+      { SQS_QUEUE_URL: "http://127.0.0.1:4566/000000000000/q", AWS_ENDPOINT_URL: "http://sqs:4566" },
+      {
+        kind: "sqs",
+        name: "orders-queue",
+        url: "http://127.0.0.1:4566/000000000000/q",
+        endpoint: "http://sqs:4566",
+      },
+    ],
+    [
+      { SQS_QUEUE_URL: "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/1/q" },
+      { kind: "sqs", name: "orders-queue", url: "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/1/q" },
+    ],
     [{ SQS_QUEUE_NAME: `${"q".repeat(71)}.fifo` }, { kind: "sqs", name: `${"q".repeat(71)}.fifo` }],
     [
       { EMBEDDED_QUEUE_PORT: "0", DATA_DIR: "/d" },
@@ -181,6 +203,32 @@ describe("readConfig()", () => {
         ] as const,
     ),
     [{ REDIS_KEY_PREFIX: "shop1" }, /^REDIS_KEY_PREFIX needs REDIS_URL or REDIS_CLUSTER_NODES$/],
+    ...["   ", "kéy", "one\ntwo", "tab\tkey"].map(
+      (API_KEY) => [{ API_KEY }, /^API_KEY must be one line of printable ASCII, and not blank$/] as const,
+    ),
+    ...["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].map(
+      (name) =>
+        [
+          { SQS_QUEUE_NAME: "q", [name]: "secret\n" },
+          new RegExp(`^${name} must be one line of printable ASCII, and not blank$`),
+        ] as const,
+    ),
+    ...[
+      "http://user:secret@h:1/1/q",
+      "http://secret@h:1/1/q",
+      "http://h:1/1/q?token=secret",
+      "http://h:1/1/q#secret",
+    ].flatMap((url) =>
+      ["SQS_QUEUE_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS"].map(
+        (name) =>
+          [
+            { [name]: url },
+            new RegExp(`^${name} must not have a user, a password, or parameters after \\? or #$`),
+          ] as const,
+      ),
+    ),
+    [{ PORT: "4566" }, /^PORT and EMBEDDED_QUEUE_PORT are both 4566: set one of them to another port$/],
+    [{ EMBEDDED_QUEUE_PORT: "8000" }, /^PORT and EMBEDDED_QUEUE_PORT are both 8000/],
     [{ REDIS_WAIT_REPLICAS: "-1" }, /^REDIS_WAIT_REPLICAS must be an integer from 0 to 5/],
   ])("refuses %j", (env, message) => {
     const problems = problemsOf(env as Record<string, string>);
@@ -200,6 +248,9 @@ describe("readConfig()", () => {
     "redis://:secret/@host",
     "redis+sentinel://user:secret@host/name",
     "redis+sentinel://user:secret%@host:1/name",
+    "redis://host/?password=secret",
+    "redis+sentinel://host:1/name?password=secret",
+    "redis://host/secret",
   ])("does not repeat the password of %s", (address) => {
     for (const name of ["REDIS_URL", "REDIS_CLUSTER_NODES"]) {
       const problems = problemsOf({ [name]: address }).join();
@@ -207,6 +258,56 @@ describe("readConfig()", () => {
       expect(problems).not.toContain("secret");
       expect(problems).not.toContain("user:");
     }
+  });
+
+  test.each([
+    [{ API_KEY: " key of several words\n" }, "key of several words"],
+    [{ API_KEY: "" }, undefined],
+  ])("reads the API key of %j", (env, apiKey) => {
+    expect(readConfig(env).http.apiKey).toBe(apiKey as never);
+  });
+
+  test("leaves credentials alone that only the embedded queue would use", () => {
+    expect(problemsOf({ AWS_SECRET_ACCESS_KEY: "secret\n" })).toEqual([]);
+    expect(problemsOf({ PORT: "0", EMBEDDED_QUEUE_PORT: "0" })).toEqual([]);
+    expect(problemsOf({ PORT: "4566", SQS_QUEUE_NAME: "q" })).toEqual([]);
+  });
+
+  test.each([
+    ["CONSUMER_WORKER", "CONSUMER_WORKERS"],
+    ["REDIS_URI", "REDIS_URL"],
+    ["REDISURL", "REDIS_URL"],
+    ["redis_url", "REDIS_URL"],
+    ["SQS_QUEUE", "SQS_QUEUE_URL or SQS_QUEUE_NAME"],
+    ["QUEUE_URL", "SQS_QUEUE_URL"],
+    ["APIKEY", "API_KEY"],
+    ["RATELIMIT", "RATE_LIMIT"],
+    ["CONSUMER_CONCURENCY", "CONSUMER_CONCURRENCY"],
+    ["ON_VALUE_MISMACTH", "ON_VALUE_MISMATCH"],
+  ])("warns of %s, which looks like %s", (name, expected) => {
+    expect(readConfig({ [name]: "1" }).warnings).toEqual([`${name} has no effect: did you mean ${expected}?`]);
+  });
+
+  test("does not warn of the variables of other programs, nor of a name that resembles one that is set", () => {
+    const kubernetes = [
+      ..."REDIS_PORT REDIS_SERVICE_HOST REDIS_SERVICE_PORT REDIS_PORT_6379_TCP_ADDR REDIS_CLUSTER_PORT".split(" "),
+      ..."SQS_PORT SQS_QUEUE_PORT SQS_QUEUE_SERVICE_HOST CONSUMER_PORT CONSUMER_WORKERS_PORT".split(" "),
+    ];
+    const others = "HOME HOSTNAME PATH PWD TZ LANG XDG_DATA_DIRS AWS_ENDPOINT_URL_S3 NODE_OPTIONS OPENAI_API_KEY".split(
+      " ",
+    );
+    const env = Object.fromEntries([...kubernetes, ...others].map((name) => [name, "x"]));
+    expect(readConfig({ ...env, API_KEY: "key", API_KEYS: "x" }).warnings).toEqual([]);
+  });
+
+  test.each([
+    ["prod", ["NODE_ENV=prod has no effect: did you mean production?"]],
+    ["Production", ["NODE_ENV=Production has no effect: did you mean production?"]],
+    ["test", []],
+    ["development", []],
+    ["", []],
+  ])("warns of NODE_ENV=%s: %j", (NODE_ENV, warnings) => {
+    expect(readConfig({ NODE_ENV }).warnings).toEqual(warnings);
   });
 
   test("refuses the embedded queue and store in production", () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { closeSync, constants, openSync } from "node:fs";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
@@ -49,7 +50,7 @@ describe("with no environment", () => {
     expect(started).toMatchObject({
       docs: `${program.url}/docs`,
       store: "sqlite",
-      send_orders: "bun scripts/populate.ts",
+      send_orders: `EMBEDDED_QUEUE_PORT=${new URL(started?.queue as string).port} bun scripts/populate.ts`,
     });
     expect(eventsOf(program.output())[0]).toMatchObject({ event: "embedded_mode" });
     const endpoint = new URL(started?.queue as string).origin;
@@ -264,6 +265,126 @@ test("no line of the log holds a secret, a body or an address of a customer", as
   expect(program.output()).not.toMatch(/secret|Elm Street|card-4711/);
 });
 
+test("a mistake that cannot stop the start is a warning", async () => {
+  const env = { DATA_DIR: temporaryFolder(), NODE_ENV: "prod", REDIS_URI: "redis://user:secret@host" };
+  const program = await startProgram(env);
+  const warnings = eventsOf(program.output()).filter(({ event }) => event === "unknown_setting");
+  expect(warnings.map(({ msg }) => msg)).toEqual([
+    "NODE_ENV=prod has no effect: did you mean production?",
+    "REDIS_URI has no effect: did you mean REDIS_URL?",
+  ]);
+  expect(program.output()).not.toContain("secret");
+  program.kill("SIGTERM");
+  await program.exited;
+});
+
+test("the queue URL of an emulator is enough, and the AWS SDK prints no warning of its own", async () => {
+  const queue = await freshQueue(emulator);
+  const { AWS_ENDPOINT_URL, ...env } = shop(queue, redisServer.freshUrl());
+  const program = await startProgram(env);
+  await sendOrders(queue, 20);
+  await waitFor("the orders", async () => (await totalOrders(program)) === 20);
+  program.kill("SIGTERM");
+  await program.exited;
+  expect(
+    program
+      .output()
+      .split("\n")
+      .filter((line) => line !== "" && !line.startsWith("{")),
+  ).toEqual([]);
+});
+
+test("nothing on loopback is requested through the proxy of HTTP_PROXY", async () => {
+  let proxied = "";
+  const data = (_: unknown, bytes: Buffer) => {
+    proxied += bytes;
+  };
+  const proxy = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data } });
+  let exported = 0;
+  await using collector = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response(`${exported++}`) });
+  const url = `http://127.0.0.1:${proxy.port}`;
+  const proxies = { HTTP_PROXY: url, HTTPS_PROXY: url, http_proxy: url, NO_PROXY: ".example.com" };
+  const otel = { OTEL_EXPORTER_OTLP_ENDPOINT: `http://localhost:${collector.port}`, OTEL_BSP_SCHEDULE_DELAY: "100" };
+  const port = `${freePort()}`;
+  const env = { ...proxies, ...otel, DATA_DIR: temporaryFolder(), PORT: port, CONSUMER_WORKERS: "1" };
+  const program = await startProgram(env);
+
+  const { send_orders } = eventsOf(program.output()).find(({ event }) => event === "started") ?? {};
+  const PATH = process.env.PATH ?? "";
+  const sending = Bun.spawn(["sh", "-c", `${send_orders} --orders 50`], { env: { ...proxies, PATH }, stderr: "pipe" });
+  expect(await new Response(sending.stderr).text()).toContain("Sending 50 messages");
+  expect(await sending.exited).toBe(0);
+  await waitFor("the orders", async () => (await totalOrders(program)) === 50);
+  await waitFor("the spans", () => exported > 0);
+
+  const dockerfile = await Bun.file("Dockerfile").text();
+  const compose = await Bun.file("compose.yaml").text();
+  const inImage = JSON.parse(/HEALTHCHECK[^[]*(\[.*\])/.exec(dockerfile)?.[1] ?? "[]");
+  const inCompose = ["bun", "-e", /\[CMD, bun, -e, "(.*)"\]/.exec(compose)?.[1]?.replace("8000", port) ?? "throw 0"];
+  for (const command of [inImage, inCompose])
+    expect(await Bun.spawn(command, { env: { ...proxies, PATH, PORT: port } }).exited).toBe(0);
+  expect(proxied).toBe("");
+  proxy.stop(true);
+  program.kill("SIGTERM");
+  await program.exited;
+});
+
+describe("a program", () => {
+  const isUp = async (port: number) => (await fetch(`http://127.0.0.1:${port}/ready`).catch(() => undefined))?.ok;
+  const environment = (port: number, extra = {}) => ({
+    ...{ PATH: process.env.PATH ?? "", PORT: `${port}`, EMBEDDED_QUEUE_PORT: "0", DATA_DIR: temporaryFolder() },
+    ...extra,
+  });
+
+  // What `npx bun run start` starts below npx: a shell, `bun run` and the program. npx sends SIGTERM to the shell only.
+  test.each(["SIGTERM", "SIGKILL"] as const)("that npx started stops when its shell ends with %s", async (signal) => {
+    const port = freePort();
+    const env = environment(port, { npm_lifecycle_event: "npx" });
+    const shell = Bun.spawn(["sh", "-c", "bun run start; true"], { env, stdout: "ignore", stderr: "ignore" });
+    await waitFor("the program", () => isUp(port), 30_000);
+    shell.kill(signal);
+    await waitFor("its end", async () => !(await isUp(port)), 5_000);
+  });
+
+  test.each(["bun index.ts", "bun run start"])(
+    "that a shell started in the background with `%s` outlives it",
+    async (command) => {
+      const port = freePort();
+      const options = { env: environment(port), stdout: "ignore", stderr: "ignore" } as const;
+      const shell = Bun.spawn(["sh", "-c", `${command} & echo $! > "$DATA_DIR/pid"`], options);
+      expect(await shell.exited).toBe(0);
+      await waitFor("the program", () => isUp(port), 30_000);
+      await Bun.sleep(1_500); // three times the interval of the check
+      expect(await isUp(port)).toBe(true);
+      process.kill(Number(await Bun.file(join(options.env.DATA_DIR, "pid")).text()), "SIGTERM");
+      await waitFor("its end", async () => !(await isUp(port)), 5_000);
+    },
+  );
+
+  test("whose log nobody reads counts, responds and stops", async () => {
+    const queue = await freshQueue(emulator);
+    const pipe = join(temporaryFolder(), "pipe");
+    Bun.spawnSync(["mkfifo", pipe]);
+    const reader = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
+    const port = freePort();
+    const env = environment(port, { ...shop(queue, redisServer.freshUrl()), LOG_LEVEL: "debug" });
+    const child = Bun.spawn([process.execPath, "index.ts"], { env, stdout: openSync(pipe, "w"), stderr: "ignore" });
+    await waitFor("the program", () => isUp(port), 30_000);
+    const copies = Array.from({ length: 10 }, () => body());
+    for (let sent = 0; sent < 2_000; sent += 10) await queue.send(copies);
+    await sendOrders(queue, 100);
+    await waitFor("an empty queue", () => isEmpty(queue), 20_000);
+    const stats = await fetch(`http://127.0.0.1:${port}/stats/global`);
+    expect(await stats.json()).toMatchObject({ total_orders: 110 });
+    expect((await fetch(`http://127.0.0.1:${port}/health`)).status).toBe(200);
+    const before = performance.now();
+    child.kill("SIGTERM");
+    expect(await child.exited).toBe(0);
+    expect(performance.now() - before).toBeLessThan(3_000);
+    closeSync(reader);
+  });
+});
+
 describe("a start that cannot be says so in one sentence and exits with 1:", () => {
   const freshEnv = () => ({ DATA_DIR: temporaryFolder() });
 
@@ -283,7 +404,18 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
     [
       "a taken queue port",
       () => ({ ...freshEnv(), EMBEDDED_QUEUE_PORT: new URL(emulator.endpoint).port }),
-      /^Cannot start the embedded queue: 127\.0\.0\.1:\d+ is in use/,
+      /^Cannot start the embedded queue: 127\.0\.0\.1:(\d+) is in use.*AWS_ENDPOINT_URL=http:\/\/127\.0\.0\.1:\1 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any PORT=8001 bun run start$/,
+    ],
+    ["no such HOST", () => ({ ...freshEnv(), HOST: "no.such.host" }), /^Cannot listen on no\.such\.host:0: .*Set HOST/],
+    [
+      "a HOST of another machine",
+      () => ({ ...freshEnv(), HOST: "192.0.2.1" }),
+      /^Cannot listen on 192\.0\.2\.1:0: .*Set HOST/,
+    ],
+    [
+      "one port for both",
+      () => ({ ...freshEnv(), PORT: "18000", EMBEDDED_QUEUE_PORT: "18000" }),
+      /^PORT and EMBEDDED_QUEUE_PORT are both 18000/,
     ],
     ["a wrong REDIS_URL", () => ({ REDIS_URL: "localhost" }), /^REDIS_URL must be redis:\/\/host:port/],
     [
@@ -296,7 +428,32 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
       () => ({ ...AWS, ...freshEnv(), AWS_ENDPOINT_URL: `http://127.0.0.1:${freePort()}` }),
       /^Cannot use the queue orders-queue at http.*: connection refused\. Check AWS_ENDPOINT_URL/,
     ],
-    ["no region", () => ({ ...freshEnv(), SQS_QUEUE_NAME: "q" }), /Set AWS_REGION/],
+    ...[
+      [
+        "no region and no credentials",
+        {},
+        /: Region is missing; AWS credentials are missing\. Set .*AWS_REGION=us-east-1 AWS_ACC/,
+      ],
+      ["no credentials", { AWS_REGION: "us-east-1" }, /: AWS credentials are missing\. Set .* AWS_ACCESS_KEY_ID=/],
+      [
+        "a region with a blank",
+        { ...AWS, AWS_REGION: "eu west" },
+        /: Region not accepted: region="eu west".*Set .*AWS_REGION=/,
+      ],
+      ["an empty region", { ...AWS, AWS_REGION: "" }, /: Region not accepted: region="".*[^.]\. Set .*AWS_REGION=/],
+    ].map(
+      ([name, env, message]) =>
+        [
+          name,
+          () => ({ ...freshEnv(), SQS_QUEUE_NAME: "q", AWS_EC2_METADATA_DISABLED: "true", ...(env as object) }),
+          message,
+        ] as [string, () => Record<string, string>, RegExp],
+    ),
+    [
+      "the queue URL of an emulator that is not there",
+      () => ({ ...AWS, ...freshEnv(), SQS_QUEUE_URL: `http://127.0.0.1:${freePort()}/000000000000/q` }),
+      /^Cannot use the queue http:\/\/127\.0\.0\.1:\d+\/000000000000\/q: connection refused\. Check/,
+    ],
   ])(
     "%s",
     async (_, env, message) => {
@@ -307,6 +464,55 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
     },
     20_000,
   );
+
+  const html = () => new Response("<html>", { headers: { "content-type": "text/html" } });
+  test.each<[string, () => Response, string, RegExp]>([
+    ["a web page", html, "http", /: the response is not in the protocol of SQS\. Check AWS_ENDPOINT_URL/],
+    [
+      "an error page",
+      () => new Response("<html>", { status: 404 }),
+      "http",
+      /: the response is not in the protocol of SQS\./,
+    ],
+    ["another JSON API", () => Response.json({ hello: 1 }), "http", /: the response is not in the protocol of SQS\./],
+    [
+      "its error",
+      () => Response.json({ error: "no" }, { status: 404 }),
+      "http",
+      /: the response is not in the protocol of/,
+    ],
+    ["an empty response", () => new Response(""), "http", /: the response is not in the protocol of SQS\./],
+    [
+      "a port without TLS",
+      html,
+      "https",
+      /: the port does not accept TLS\. Check AWS_ENDPOINT_URL .*with http:\/\/ or/,
+    ],
+  ])("%s instead of SQS", async (_, fetch, scheme, message) => {
+    await using server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch });
+    const endpoint = `${scheme}://127.0.0.1:${server.port}`;
+    const { code, lines } = await failedStart({ ...AWS, ...freshEnv(), AWS_ENDPOINT_URL: endpoint });
+    expect(lines).toEqual([expect.stringMatching(message)]);
+    expect(code).toBe(1);
+  });
+
+  test.each<[string, () => number, RegExp]>([
+    [
+      "Redis",
+      () => redisServer.port,
+      /: the (response is not in the protocol of SQS|server closed the connection)\. Check/,
+    ],
+    [
+      "a port that expects TLS",
+      () => closing.port,
+      /: the server closed the connection\. Check AWS_ENDPOINT_URL .*or https:\/\//,
+    ],
+  ])("%s instead of SQS", async (_, port, message) => {
+    const { lines } = await failedStart({ ...AWS, ...freshEnv(), AWS_ENDPOINT_URL: `http://127.0.0.1:${port()}` });
+    expect(lines).toEqual([expect.stringMatching(message)]);
+  });
+  const closing = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: (socket) => void socket.end() } });
+  afterAll(() => closing.stop(true));
 
   test("every problem of the environment on a line of its own", async () => {
     const { code, lines } = await failedStart({ PORT: "x", LOG_LEVEL: "x" });

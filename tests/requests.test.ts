@@ -193,7 +193,7 @@ describe("the fetch path", () => {
     ["a redirect to another server", () => Response.redirect("http://127.0.0.1:1/", 307)],
   ])("fails, after three attempts at most, if the response is %s", async (_, answer) => {
     await using server = scripted(answer);
-    await expect(server.receive()).rejects.toThrow(/is not a JSON object|JSON Parse error|no reason given/);
+    await expect(server.receive()).rejects.toThrow(/not in the protocol of SQS|JSON Parse error|no reason given/);
     expect(server.requests.length).toBeWithin(1, 4);
   });
 
