@@ -228,6 +228,13 @@ describe("openStore() rejects with a sentence about", () => {
   });
 });
 
+test("REDIS_WAIT_REPLICAS with more replicas than there are is named with both numbers", async () => {
+  await using store = await open({ ...single(redis), REDIS_WAIT_REPLICAS: "2" });
+  await expect(store.check()).rejects.toThrow(
+    "only 0 of 2 replicas have it after 1 s: REDIS_WAIT_REPLICAS is 2, replicas connected to Redis: 0",
+  );
+});
+
 test("two key prefixes and no prefix are three stores in one Redis", async () => {
   const REDIS_URL = `redis://${address(redis)}/2`;
   await using shop1 = await open({ REDIS_URL, REDIS_KEY_PREFIX: "shop1" });
