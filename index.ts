@@ -3,6 +3,7 @@ import { type Config, ConfigError, EMBEDDED_QUEUE_PORT, readConfig } from "./con
 import { startPool } from "./consumer/pool.ts";
 import { messageOf } from "./errors.ts";
 import { createLog, type Log } from "./log.ts";
+import { isLoopback } from "./loopback.ts";
 import { createOutageLog } from "./outage-log.ts";
 import { bypassProxyForLoopback } from "./proxy.ts";
 import type { QueueAddress } from "./queue/client.ts";
@@ -207,8 +208,7 @@ function logStarted(
     log.warn({ event: "embedded_mode", msg });
   }
   for (const msg of warnings) log.warn({ event: "unknown_setting", msg });
-  const isLocal = ["127.0.0.1", "localhost", "::1"].includes(http.host);
-  if (!isLocal && !http.apiKey)
+  if (!isLoopback(http.host) && !http.apiKey)
     log.warn({ event: "no_api_key", msg: `anyone who can reach ${http.host} can read the statistics: set API_KEY` });
   const fields = {
     api: url,

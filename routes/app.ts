@@ -11,11 +11,12 @@ import { dashboardRoutes } from "./dashboard.ts";
 import { docsRoutes } from "./docs.ts";
 import { eventRoutes } from "./events.ts";
 import { type HealthDeps, healthRoutes, PROBE_CACHE_MS, PROBE_DEADLINE_MS } from "./health.ts";
+import { createHostCheck } from "./host-check.ts";
 import type { Live } from "./live.ts";
 import { createRequestTimer, type MetricsDeps, metricsRoutes } from "./metrics.ts";
 import { orderRoutes } from "./orders.ts";
 import { errorTable } from "./problem.ts";
-import { limitRequests } from "./rate-limit.ts";
+import { createRequestLimit } from "./rate-limit.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
 
@@ -27,6 +28,8 @@ export type ApiDeps = HealthDeps &
     live: Live;
     /** Aborted at shutdown: event streams must end. */
     stopping: AbortSignal;
+    /** The address that the API listens on. */
+    host: string;
     /** Absent: no authorization. */
     apiKey?: string;
     /** Limit per client address. Absent: no limit. */
@@ -57,6 +60,8 @@ export function createApp(deps: ApiDeps) {
   });
   const registry = new Registry();
   const observe = createRequestTimer(registry);
+  const checkHost = createHostCheck(deps.host);
+  const limitRequests = createRequestLimit(deps.requestsPerMinute);
   const authorize = createAuth(deps.apiKey);
   let routes: { method: string; path: string }[] = [];
   const app = new Elysia({
@@ -67,9 +72,14 @@ export function createApp(deps: ApiDeps) {
     // Otherwise Elysia searches the path from the twelfth character of the URL on, which is wrong for a short Host header.
     handler: { standardHostname: false },
   })
-    .onTransform(({ request, route, set }) => {
+    // Before the route is matched, so that requests without a route and with a wrong method are checked and counted as well.
+    .onRequest(({ request, server }) => {
+      checkHost(request);
+      limitRequests(request, server);
+    })
+    .onTransform(({ request, route, server, set }) => {
       (set as Timed).startedAt = performance.now();
-      authorize(request, route);
+      authorize(request, route, server);
     })
     .onError(errorTable(deps.log, () => routes))
     .onAfterResponse(({ request, route, set }) => {
@@ -78,7 +88,6 @@ export function createApp(deps: ApiDeps) {
       const seconds = (now - ((set as Timed).startedAt ?? now)) / 1000;
       observe(route || "unknown", request.method, `${set.status ?? 200}`, seconds);
     })
-    .use(limitRequests(deps.requestsPerMinute))
     .use(healthRoutes({ ...deps, depth }))
     .use(metricsRoutes({ ...deps, depth, registry }))
     .use(docsRoutes())

@@ -43,6 +43,7 @@ const PROBLEMS: Record<number, string> = {
   401: "API_KEY is set, and the `Authorization` header is missing or wrong",
   409: "The Redis key of the user holds data of another program",
   422: "A parameter is invalid. `detail` has the reason",
+  429: "The client has sent too many requests or wrong keys, or has too many streams open. `Retry-After` has the seconds to wait",
   503: "The store is temporarily unavailable, or too many streams are open",
 };
 
@@ -74,7 +75,7 @@ export function operation(tag: string, summary: string, route: Operation) {
   if (name) schemas[name] = response;
   const schema = name ? reference(name) : response;
   const content = { [contentType]: { schema, example: exampleOf(response) } };
-  const errors = [...(isPublic ? [] : [401]), ...problems].map((status) => [status, problemResponse(status)]);
+  const errors = [...(isPublic ? [] : [401, 429]), ...problems].map((status) => [status, problemResponse(status)]);
   return {
     summary,
     ...(description && { description }),

@@ -8,7 +8,7 @@ export class Problem extends Error {
   constructor(
     readonly status: number,
     detail: string,
-    options?: ErrorOptions,
+    readonly options: ErrorOptions & { retryAfterSeconds?: number } = {},
   ) {
     super(detail, options);
   }
@@ -51,21 +51,16 @@ interface Route {
 type Set = Parameters<ErrorHandler>[0]["set"];
 
 /** Sets the status and the headers of an error response. @returns its body */
-function sendProblem(set: Set, status: number, detail: string) {
+function sendProblem(set: Set, status: number, detail: string, retryAfterSeconds = 2) {
   set.status = status;
   set.headers["content-type"] = PROBLEM_TYPE;
   if (status === 401) set.headers["www-authenticate"] ??= "Bearer";
-  if (status === 503) set.headers["retry-after"] = "2";
-  return problemBody(status, detail);
+  if (status === 503 || status === 429) set.headers["retry-after"] = `${retryAfterSeconds}`;
+  return JSON.stringify({ type: "about:blank", title: STATUS_CODES[status], status, detail });
 }
 
 const BASIC = 'Basic realm="order statistics", charset="UTF-8"';
-export const PROBLEM_TYPE = "application/problem+json";
-
-/** @returns the JSON body of an error response */
-export function problemBody(status: number, detail: string): string {
-  return JSON.stringify({ type: "about:blank", title: STATUS_CODES[status], status, detail });
-}
+const PROBLEM_TYPE = "application/problem+json";
 
 /**
  * @returns the handler that converts errors to responses. Errors that are not listed are bugs: they are logged, and the response
@@ -78,7 +73,7 @@ export function errorTable(log: Log, routes: () => readonly Route[]): ErrorHandl
       if (error.status === 401 && request.headers.get("accept")?.includes("text/html"))
         set.headers["www-authenticate"] = BASIC;
       if (error.status >= 500) log.warn({ event: "request_failed", path, reason: String(error.cause) });
-      return sendProblem(set, error.status, error.message);
+      return sendProblem(set, error.status, error.message, error.options.retryAfterSeconds);
     }
     switch (code) {
       case "VALIDATION":

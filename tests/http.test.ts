@@ -1,8 +1,10 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
+import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
@@ -43,7 +45,8 @@ beforeAll(async () => {
   ]);
   await store.close();
   api = await start(config());
-  locked = await start(config({ API_KEY: "open sesame", DATA_DIR: temporaryFolder() }));
+  // Not on loopback, where only loopback Hosts are accepted.
+  locked = await start(config({ API_KEY: "open sesame", HOST: "0.0.0.0", DATA_DIR: temporaryFolder() }));
 });
 afterAll(() => Promise.all([api.stop(), locked.stop()]));
 
@@ -269,29 +272,24 @@ describe("with API_KEY", () => {
     expect(page.headers.get("www-authenticate")).toBe('Basic realm="order statistics", charset="UTF-8"');
     expect(refused.headers.get("content-type")).toBe("application/problem+json");
     expect((await ask(path, "Bearer wrong")).status).toBe(401);
-    expect((await ask(path, "open sesame")).status).toBe(401);
-    expect((await ask(path, `Basic ${btoa("open sesame:")}`)).status).toBe(401);
     expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
     expect((await ask(path, `Basic ${btoa("anybody:open sesame")}`)).status).not.toBe(401);
   });
 });
 
-describe("a request whose URL can be read in two ways", () => {
-  /** The beginning of an answer to bytes as they are. */
-  async function raw(url: string, request: string): Promise<string> {
-    const { promise, resolve } = Promise.withResolvers<string>();
-    const { hostname, port } = new URL(url);
-    const socket = await Bun.connect({
-      hostname,
-      port: Number(port),
-      socket: { data: (_, data) => resolve(`${data}`) },
-    });
-    socket.write(request);
-    const answer = await promise;
-    socket.end();
-    return answer;
-  }
+/** The beginning of an answer to bytes as they are. */
+async function raw(url: string, request: string, localAddress?: string): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  const { hostname, port } = new URL(url);
+  const socket = connect({ host: hostname, port: Number(port), ...(localAddress && { localAddress }) });
+  socket.once("data", (data) => resolve(`${data}`)).once("error", reject);
+  socket.write(request);
+  const answer = await promise;
+  socket.destroy();
+  return answer;
+}
 
+describe("a request whose URL can be read in two ways", () => {
   test.each([
     "GET /ready?/stats/global HTTP/1.1\r\nHost: app\r\n\r\n",
     "GET /ready?/metrics HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -403,16 +401,145 @@ test("metrics are in Prometheus' format, with the names of the contract", async 
   }
 });
 
-test("with RATE_LIMIT a client that asks too often has to wait, probes do not", async () => {
-  const limited = await start(config({ RATE_LIMIT: "3", DATA_DIR: temporaryFolder() }));
-  const statuses = [];
-  for (let request = 0; request < 5; request++) statuses.push((await fetch(`${limited.url}/stats/global`)).status);
-  const refused = await fetch(`${limited.url}/stats/global`);
-  expect(statuses).toEqual([200, 200, 200, 429, 429]);
-  expect(refused.headers.get("content-type")).toBe("application/problem+json");
-  expect(Number(refused.headers.get("retry-after"))).toBeWithin(1, 61);
-  expect((await fetch(`${limited.url}/stats/global?/health`)).status).toBe(429);
-  for (const probe of ["/", "/ready", "/health"])
-    for (let times = 0; times < 5; times++) expect((await fetch(limited.url + probe)).status).toBe(200);
-  await limited.stop();
+test("credentials in another form than Bearer or Basic with a password are refused", async () => {
+  for (const authorization of ["open sesame", `Basic ${btoa("open sesame:")}`, "Bearer"])
+    expect((await fetch(`${locked.url}/stats/global`, { headers: { authorization } })).status).toBe(401);
+});
+
+/** Starts a program that stops at the end of the test. */
+async function startAnother(env: Record<string, string>) {
+  const running = await start(config({ DATA_DIR: temporaryFolder(), ...env }));
+  return Object.assign(running, { [Symbol.asyncDispose]: () => running.stop() });
+}
+
+const PROBES = ["/", "/ready", "/health"];
+
+async function expectTooMany(response: Response) {
+  expect([response.status, response.headers.get("content-type")]).toEqual([429, "application/problem+json"]);
+  expect(Number(response.headers.get("retry-after"))).toBeWithin(1, 61);
+  expect((await response.json()) as object).toMatchObject({ status: 429, detail: expect.stringContaining("Wait for") });
+}
+
+describe("with RATE_LIMIT", () => {
+  test("a client that asks too often has to wait, probes do not", async () => {
+    await using limited = await startAnother({ RATE_LIMIT: "3" });
+    const statuses = [];
+    for (let request = 0; request < 5; request++) statuses.push((await fetch(`${limited.url}/stats/global`)).status);
+    expect(statuses).toEqual([200, 200, 200, 429, 429]);
+    await expectTooMany(await fetch(`${limited.url}/stats/global?/health`));
+    for (const probe of PROBES)
+      for (let times = 0; times < 5; times++) expect((await fetch(limited.url + probe)).status).toBe(200);
+    expect(await (await fetch(`${limited.url}/stats/global`, { method: "HEAD" })).text()).toBe("");
+  });
+
+  test.each<[string, number, RequestInit]>([
+    ["/stats/global", 401, {}],
+    ["/nope", 404, {}],
+    ["/stats/global", 405, { method: "POST" }],
+    ["/top-users", 422, { headers: { authorization: "Bearer key" } }],
+    ["/users/%ff/stats", 400, { headers: { authorization: "Bearer key" } }],
+  ])("%s with status %i counts as well", async (path, status, init) => {
+    await using limited = await startAnother({ RATE_LIMIT: "2", API_KEY: "key" });
+    const request = () => fetch(limited.url + path, init);
+    expect([(await request()).status, (await request()).status]).toEqual([status, status]);
+    await expectTooMany(await request());
+  });
+
+  test("each client address has its own limit, whatever X-Forwarded-For says", async () => {
+    await using limited = await startAnother({ RATE_LIMIT: "1" });
+    const request = (from: string, forwarded = "") =>
+      raw(limited.url, `GET /stats/global HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: ${forwarded}\r\n\r\n`, from);
+    expect(await request("127.0.0.1")).toContain(" 200 ");
+    expect(await request("127.0.0.1", "192.0.2.7")).toContain(" 429 ");
+    expect(await request("127.0.0.2")).toContain(" 200 ");
+  });
+});
+
+describe("wrong keys", () => {
+  const ask = ({ url }: Running, key: string | undefined, path = "/stats/global") =>
+    fetch(url + path, key === undefined ? {} : { headers: { authorization: key } });
+
+  test.each(["Bearer wrong", `Basic ${btoa("anybody:wrong")}`, "anything"])(
+    "like %p cannot be tried without end: after 20, the right one has to wait as well",
+    async (wrong) => {
+      await using guessed = await startAnother({ API_KEY: "key" });
+      const paths = ["/stats/global", "/users/U1/stats", "/top-users", "/metrics"];
+      for (let guess = 0; guess < 20; guess++)
+        expect((await ask(guessed, wrong, paths[guess % paths.length])).status).toBe(401);
+      await expectTooMany(await ask(guessed, wrong));
+      await expectTooMany(await ask(guessed, "Bearer key"));
+      for (const probe of PROBES) expect((await ask(guessed, "Bearer key", probe)).status).toBe(200);
+      expect((await ask(guessed, undefined)).status).toBe(401);
+      const elsewhere = "GET /stats/global HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n\r\n";
+      expect(await raw(guessed.url, elsewhere, "127.0.0.2")).toContain(" 200 ");
+    },
+  );
+
+  test("are not counted where a request has none, nor where there is no key", async () => {
+    await using guessed = await startAnother({ API_KEY: "key" });
+    for (let request = 0; request < 30; request++) expect((await ask(guessed, undefined)).status).toBe(401);
+    for (let request = 0; request < 30; request++) expect((await ask(guessed, "Bearer key")).status).toBe(200);
+    for (let request = 0; request < 30; request++) expect((await ask(api, "Bearer wrong")).status).toBe(200);
+  });
+
+  test("are counted in the metrics like every response", async () => {
+    await using guessed = await startAnother({ API_KEY: "key", RATE_LIMIT: "2" });
+    await ask(guessed, "Bearer wrong");
+    const metrics = await (await ask(guessed, "Bearer key", "/metrics")).text();
+    expect(metrics).toMatch(/^http_request_duration_seconds_count\{[^}]*status="401"\} 1$/m);
+  });
+});
+
+test("the networks of IPv6 clients are counted, not their addresses", () => {
+  const from = (address: string) =>
+    clientOf(new Request("http://localhost/"), { requestIP: () => ({ address, port: 1, family: "IPv6" }) });
+  expect(from("2001:db8:1:2:3:4:5:6")).toBe(from("2001:db8:1:2::9"));
+  expect(from("2001:db8::1:2:3:4:5")).toBe(from("2001:db8:0:1::"));
+  expect(from("2001:db8::1")).not.toBe(from("2001:db8:0:1::1"));
+  expect(from("fe80::1%eth0")).toBe(from("fe80::2"));
+  expect([from("::ffff:192.0.2.7"), from("::ffff:192.0.2.8")]).toEqual(["192.0.2.7", "192.0.2.8"]);
+});
+
+test("a limiter counts at most 100,000 clients, and forgets the one counted first", () => {
+  const { check, add } = createLimiter(1, "Wait");
+  for (let client = 0; client <= 100_000; client++) add(`${client}`);
+  expect(() => check("0")).not.toThrow();
+  for (const client of ["1", "100000"]) expect(() => check(client)).toThrow("Wait");
+});
+
+describe("the Host header", () => {
+  const ask = (url: string, host: string, path = "/stats/global") =>
+    raw(url, `GET ${path} HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
+
+  test.each([
+    "rebound.example",
+    "rebound.example:8000",
+    "192.168.0.7",
+    "127.0.0.1.nip.io",
+    "localhost.example",
+    "[::2]",
+  ])("of a web page is refused on loopback: %s", async (host) => {
+    for (const path of ["/stats/global", "/", "/health", "/events", "/nope"]) {
+      const answer = await ask(api.url, host, path);
+      expect(answer).toStartWith("HTTP/1.1 421 ");
+      expect(answer).toContain("accepts only a loopback Host header, such as localhost");
+    }
+  });
+
+  test.each(["localhost", "LOCALHOST:1", "shop.localhost:8000", "127.0.0.1:80", "127.1.2.3", "[::1]:8000", "[::1]"])(
+    "of this machine is accepted on loopback: %s",
+    async (host) => {
+      expect(await ask(api.url, host)).toStartWith("HTTP/1.1 200 ");
+    },
+  );
+
+  test("is not checked where the API does not listen on loopback", async () => {
+    expect(await ask(locked.url, "shop.example", "/ready")).toStartWith("HTTP/1.1 200 ");
+  });
+
+  test("of a refused request counts in the metrics", async () => {
+    await ask(api.url, "rebound.example");
+    const text = await (await get("/metrics")).text();
+    expect(text).toMatch(/^http_request_duration_seconds_count\{route="unknown",method="GET",status="421"\} [1-9]/m);
+  });
 });
