@@ -5,9 +5,9 @@ WORKDIR /app
 FROM bun AS dependencies
 COPY package.json bun.lock bunfig.toml ./
 COPY patches patches
-# Of the 98 MB installed 63 MB are not needed at run time: the TypeScript compiler (an optional peer of elysia),
-# source maps and type declarations.
-RUN bun install --frozen-lockfile --production \
+# The embedded queue, the only optional dependency, is refused in production and would add 10 MB. Of the 59 MB installed
+# 29 MB are not needed at run time: the TypeScript compiler (an optional peer of elysia), source maps and type declarations.
+RUN bun install --frozen-lockfile --production --omit=optional \
  && rm -rf node_modules/typescript node_modules/@typescript \
  && find node_modules -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' -o -name '*.d.cts' \) -delete
 

@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { IScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
 import type { IPodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
@@ -64,6 +64,10 @@ interface ComposeService {
   stop_grace_period?: string;
   ports?: string[];
   container_name?: string;
+  user?: string;
+  read_only?: boolean;
+  cap_drop?: string[];
+  security_opt?: string[];
 }
 const compose = YAML.parse(read("compose.yaml")) as {
   services: Record<string, ComposeService>;
@@ -174,6 +178,52 @@ describe("images", () => {
     for (const image of ours) expect(image).toEndWith(`/order-stats:${version}`);
     expect(bases).toHaveLength(1);
     expect(others).toHaveLength(5);
+  });
+});
+
+test("no container of compose has a capability or can gain one, and Redis and the program cannot write to their images", () => {
+  for (const { cap_drop, security_opt } of Object.values(compose.services))
+    expect([cap_drop, security_opt]).toEqual([["ALL"], ["no-new-privileges:true"]]);
+  expect([app.read_only, compose.services.redis?.read_only]).toEqual([true, true]);
+  // As root, its start script changes the user, for which it has no capability.
+  expect(compose.services.redis?.user).toBe("redis");
+});
+
+describe("installing the dependencies", () => {
+  const ROOT = join(import.meta.dir, "..");
+
+  /** Installs what the lockfile says into a folder that does not outlive the test process. @returns the folder and the output */
+  async function install(...options: string[]) {
+    const dir = temporaryFolder();
+    for (const path of ["package.json", "bun.lock", "bunfig.toml", "patches"])
+      cpSync(join(ROOT, path), join(dir, path), { recursive: true });
+    const command = [process.execPath, "install", "--frozen-lockfile", "--verbose", ...options];
+    // A script that ran in spite of the test would send nothing.
+    const env = { ...process.env, SCARF_ANALYTICS: "false" };
+    const child = Bun.spawn(command, { cwd: dir, env, stdout: "pipe", stderr: "pipe" });
+    const [stdout, stderr, exitCode] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+    expect(exitCode, stderr).toBe(0);
+    return { dir, output: stdout + stderr };
+  }
+
+  test("runs no script of a package, not even of those that Bun trusts by default", async () => {
+    const { dir, output } = await install();
+    expect(output).not.toContain("Starting scripts for");
+    const untrusted = await Bun.$`bun pm untrusted`.cwd(dir).text();
+    // The only package with a script, so no other one needs its own.
+    expect(untrusted.match(/^\.\/node_modules\/\S+|» \[\w+\]/gm)).toEqual([
+      "./node_modules/@scarf/scarf",
+      "» [postinstall]",
+    ]);
+  });
+
+  test("for production leaves the embedded queue in place, except in the image", async () => {
+    const [, options = ""] = /bun install (.*--production.*?) \\\n/.exec(read("Dockerfile")) ?? [];
+    const [whole, image] = await Promise.all([install("--production"), install(...options.split(" "))]);
+    const hasEmulator = ({ dir }: { dir: string }) => existsSync(join(dir, "node_modules/fauxqs/dist/app.js"));
+    expect([hasEmulator(whole), hasEmulator(image)]).toEqual([true, false]);
+    // Patched there as well.
+    expect(readFileSync(join(whole.dir, "node_modules/fauxqs/dist/app.js"), "utf8")).toContain("listenHost");
   });
 });
 
