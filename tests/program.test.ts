@@ -13,6 +13,7 @@ import {
   freshQueue,
   isEmpty,
   releaseAll,
+  startEmulatorProcess,
   startTestEmulator,
   takeAll,
 } from "./support/queues.ts";
@@ -26,7 +27,8 @@ let redisServer: RedisServer;
 let emulator: Emulator;
 beforeAll(async () => {
   redisServer = await startRedisServer();
-  emulator = await startTestEmulator();
+  // Not the embedded queue, which shows nobody what is in flight.
+  emulator = await startEmulatorProcess();
 });
 afterAll(() => Promise.all([redisServer.stop(), emulator.stop()]));
 

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { join } from "node:path";
 import { CreateQueueCommand, GetQueueAttributesCommand, SendMessageCommand } from "@aws-sdk/client-sqs";
 import { withDeadline } from "../deadline.ts";
@@ -8,6 +9,7 @@ import { type Emulator, startEmulator } from "../queue/emulator.ts";
 import type { Message } from "../queue/message.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
+import { openBrowser } from "./support/browser.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
@@ -672,6 +674,86 @@ describe("the embedded queue", () => {
     const local = listening.split("\n").flatMap((line) => line.trim().split(/\s+/)[1] ?? []);
     expect(local.filter((address) => address.endsWith(`:${port}`))).toContain(`0100007F:${port}`);
     expect(local).not.toContain(`00000000:${port}`);
+  });
+
+  /** A request as a local program could send it, with any header. */
+  const ask = (headers: Record<string, string>, body = "{}", method = "POST", path = "/") =>
+    new Promise<{ status: number | undefined; text: string }>((resolve, reject) => {
+      const sent = request(emulator.endpoint + path, { method, headers }, async (response) =>
+        resolve({ status: response.statusCode, text: (await response.toArray()).join("") }),
+      );
+      sent.on("error", reject).end(body);
+    });
+  const SQS = { "content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.ListQueues" };
+  const FORM = { "content-type": "application/x-www-form-urlencoded", authorization: "AWS4-HMAC-SHA256 Credential=a" };
+
+  test.each<[string, Parameters<typeof ask>]>([
+    ["a foreign Host", [{ ...SQS, host: "rebound.example" }]],
+    ["a foreign Host with the port of the queue", [{ ...SQS, host: "rebound.example:4566" }]],
+    ["no target", [{ "content-type": "application/x-amz-json-1.0" }]],
+    ["the content type of a form", [{ ...SQS, "content-type": "text/plain" }]],
+    ["SNS: a new topic", [FORM, "Action=CreateTopic&Name=orders"]],
+    ["SNS: a subscription", [FORM, "Action=Subscribe&TopicArn=arn:aws:sns:us-east-1:000000000000:orders&Protocol=sqs"]],
+    ["SNS: a message", [{ ...FORM, "x-amz-target": "AmazonSQS.SendMessage" }, "Action=Publish&Message=m"]],
+    ["STS", [FORM, "Action=GetCallerIdentity"]],
+    ["S3: a bucket", [{}, "", "PUT", "/bucket"]],
+    ["S3: a list of buckets", [{}, "", "GET"]],
+    ["S3 with the headers of SQS", [SQS, "{}", "POST", "/bucket"]],
+    ["inspection", [{}, "", "GET", "/_fauxqs/queues"]],
+    ["a preflight", [{ origin: "http://evil.example", "access-control-request-method": "POST" }, "", "OPTIONS"]],
+  ])("refuses %s", async (_, sent) => {
+    const { status, text } = await ask(...sent);
+    expect(status).toBe(403);
+    expect(text).toContain("accepts only SQS requests");
+  });
+
+  test.each(["127.0.0.1", "localhost:4566", "sqs.localhost", "[::1]:4566"])("accepts the Host %s", async (host) => {
+    expect(await ask({ ...SQS, host })).toMatchObject({ status: 200 });
+  });
+
+  test("gets nothing from a web page, neither by its forms nor by its scripts", async () => {
+    const queue = await freshQueue(emulator);
+    const { hostname, port } = new URL(emulator.endpoint);
+    const arn = `arn:aws:sqs:us-east-1:000000000000:${queue.address.url.split("/").at(-1)}`;
+    const topic = "arn:aws:sns:us-east-1:000000000000:page";
+    const forms = [
+      { Action: "CreateTopic", Name: "page" },
+      { Action: "Subscribe", TopicArn: topic, Protocol: "sqs", Endpoint: arn },
+      { Action: "Publish", TopicArn: topic, Message: "from a page" },
+    ];
+    const fields = (form: object) =>
+      Object.entries(form).map(([name, value]) => `<input name="${name}" value="${value}">`);
+    const page = (form: object) =>
+      `<form method="post" action="${emulator.endpoint}/">${fields(form).join("")}</form><script>document.forms[0].submit()</script>`;
+    const html = { headers: { "content-type": "text/html" } };
+    const site = Bun.serve({ port: 0, fetch: ({ url }) => new Response(page(forms[+url.slice(-1)] ?? {}), html) });
+    const browser = await openBrowser([`host-resolver-rules=MAP rebound.example ${hostname}`]);
+    const tab = await browser.newPage();
+    for (const index of forms.keys()) {
+      const refused = tab.waitForResponse(`${emulator.endpoint}/`);
+      await tab.goto(`http://localhost:${site.port}/${index}`).catch(() => {}); // The form navigates at once.
+      expect((await refused).status()).toBe(403);
+    }
+    const send = { QueueUrl: queue.address.url, MessageBody: "from a page" };
+    const init = { method: "POST", body: JSON.stringify(send) };
+    const json = { ...SQS, "x-amz-target": "AmazonSQS.SendMessage" };
+    const inPage = (url: string, init: { method: string; mode?: "no-cors"; headers?: Record<string, string> }) =>
+      tab.evaluate(
+        async ([url, init]) => {
+          const response = await fetch(url, init).catch(() => undefined);
+          return response ? response.status || response.type : "blocked";
+        },
+        [url, init] as const,
+      );
+    const blank = Bun.serve({ port: 0, fetch: () => new Response("<title>page</title>", html) });
+    await tab.goto(`http://localhost:${blank.port}/`);
+    expect(await inPage(emulator.endpoint, { ...init, headers: json })).toBe("blocked");
+    expect(await inPage(emulator.endpoint, { ...init, mode: "no-cors" })).toBe("opaque");
+    // DNS rebinding: the name of the page is now that of this machine, and the page may send what it likes.
+    await tab.goto(`http://rebound.example:${port}/`);
+    expect(await inPage("/", { ...init, headers: json })).toBe(403);
+    await Promise.all([browser.close(), site.stop(true), blank.stop(true)]);
+    expect(await takeAll(queue)).toEqual([]);
   });
 
   test("a taken port is one sentence", async () => {

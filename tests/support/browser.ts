@@ -10,10 +10,10 @@ const QUIET = [
   "no-first-run",
 ];
 
-/** A real browser without a window, with a profile of its own. */
-export async function openBrowser(): Promise<Browser> {
+/** A real browser without a window, with a profile of its own, and with more flags where a test needs them. */
+export async function openBrowser(flags: string[] = []): Promise<Browser> {
   const executablePath = NAMES.map((name) => Bun.which(name)).find((path) => path !== null);
   if (!executablePath) throw new Error("Chromium is missing: get it with `bun run test`, or apt-get install chromium");
-  const args = [...QUIET, "no-sandbox", "disable-gpu"].map((flag) => `--${flag}`);
+  const args = [...QUIET, "no-sandbox", "disable-gpu", ...flags].map((flag) => `--${flag}`);
   return await chromium.launch({ executablePath, args });
 }

@@ -87,7 +87,7 @@ export function deadLettersOf(queue: Queue): Queue {
   return openQueue({ ...address, url: deadLetterUrl ?? "" });
 }
 
-/** Makes visible what dead processes held; the visibility timeout would, half a minute later. */
+/** Makes visible what dead processes held; the visibility timeout would, half a minute later. Not in the embedded queue. */
 export async function releaseAll({ address, changeVisibility }: Queue) {
   const response = await fetch(`${address.endpoint}/_fauxqs/queues/${address.url.split("/").at(-1)}`);
   const { messages } = (await response.json()) as { messages: { inflight: { receiptHandle: string }[] } };
