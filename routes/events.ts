@@ -2,9 +2,12 @@ import { Elysia } from "elysia";
 import type { Live } from "./live.ts";
 import { operation, Text } from "./openapi.ts";
 import { Problem } from "./problem.ts";
+import { clientOf } from "./rate-limit.ts";
 
 /** Each stream needs a socket and a buffer. Far more than the dashboards of one shop. */
 const MAX_STREAMS = 1_000;
+/** Of one client address, so that one client cannot take all of them. Behind a proxy or NAT many dashboards share an address. */
+const MAX_STREAMS_OF_CLIENT = 100;
 /** Bytes that are buffered for a client that does not read, in addition to the network buffers: some hundred events. */
 const MAX_BUFFERED_BYTES = 64 * 1024;
 /** How long a browser waits before it reconnects. */
@@ -14,8 +17,16 @@ const encoder = new TextEncoder();
 /** @returns the route of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) */
 export function eventRoutes({ live, stopping }: { live: Live; stopping: AbortSignal }) {
   let streams = 0;
+  const streamsOf = new Map<string, number>();
 
-  function open(lastEventId: string | undefined): ReadableStream<Uint8Array> {
+  function count(client: string, change: 1 | -1) {
+    streams += change;
+    const ofClient = (streamsOf.get(client) ?? 0) + change;
+    if (ofClient > 0) streamsOf.set(client, ofClient);
+    else streamsOf.delete(client);
+  }
+
+  function open(client: string, lastEventId: string | undefined): ReadableStream<Uint8Array> {
     let sinceMs = Number(lastEventId) || 0;
     let close = () => {};
     return new ReadableStream<Uint8Array>(
@@ -29,10 +40,10 @@ export function eventRoutes({ live, stopping }: { live: Live; stopping: AbortSig
             controller.enqueue(encoder.encode(`id: ${sinceMs}\ndata: ${JSON.stringify(state)}\n\n`));
           });
           controller.enqueue(encoder.encode(`retry: ${RETRY_MS}\n\n`));
-          streams++;
+          count(client, 1);
           close = () => {
             close = () => {};
-            streams--;
+            count(client, -1);
             unsubscribe();
             stopping.removeEventListener("abort", end);
           };
@@ -50,10 +61,16 @@ export function eventRoutes({ live, stopping }: { live: Live; stopping: AbortSig
 
   return new Elysia({ name: "events" }).get(
     "/events",
-    ({ headers }) => {
+    ({ headers, request, server }) => {
       if (streams >= MAX_STREAMS)
         throw new Problem(503, `${MAX_STREAMS} streams are open, which is the limit. Try again later`);
-      return new Response(open(headers["last-event-id"]), { headers: HEADERS });
+      const client = clientOf(request, server);
+      if ((streamsOf.get(client) ?? 0) >= MAX_STREAMS_OF_CLIENT)
+        throw new Problem(
+          429,
+          `${MAX_STREAMS_OF_CLIENT} streams of this address are open, which is the limit. Close one`,
+        );
+      return new Response(open(client, headers["last-event-id"]), { headers: HEADERS });
     },
     { detail: eventsDetail },
   );

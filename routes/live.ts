@@ -79,12 +79,13 @@ export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: 
   async function sample() {
     try {
       await checkStore();
+      const takenAt = performance.now();
       const read = await withDeadline(PROBE_DEADLINE_MS, undefined, () => reads.global());
       counts = await outcomes();
       ({ value: totals, asOfMs } = read);
       dataLoss.inspectTotal(totals);
       storeProblem = undefined;
-      history.add(asOfMs, totals.orders, totals.orders + counts.duplicate + counts.rejected);
+      history.add(takenAt, asOfMs, totals.orders, totals.orders + counts.duplicate + counts.rejected);
     } catch (error) {
       storeProblem = `store: ${messageOf(error)}`;
     }
@@ -179,32 +180,40 @@ const MAX_SAMPLES = 300;
 const RATE_WINDOW_MS = 10_000;
 
 interface Sample {
+  /** By performance.now(), for durations. */
+  takenAt: number;
+  /** Since the epoch, for people and as the id of events. */
   atMs: number;
   orders: Totals["orders"];
   /** Orders counted by all processes, plus duplicate and rejected orders of this process. */
   processed: number;
 }
 
-/** Keeps the latest samples, at least one second apart, and calculates rates from them. */
+/** Keeps the latest samples, at least one second apart, and calculates rates from them, by a clock that is never set. */
 function createHistory() {
   const samples: Sample[] = [];
 
-  function add(atMs: number, orders: number, processed: number) {
-    if (atMs < (samples.at(-1)?.atMs ?? 0) + SAMPLE_MS) return;
-    samples.push({ atMs, orders, processed });
+  function add(takenAt: number, atMs: number, orders: number, processed: number) {
+    if (takenAt < (samples.at(-1)?.takenAt ?? Number.NEGATIVE_INFINITY) + SAMPLE_MS) return;
+    samples.push({ takenAt, atMs, orders, processed });
     if (samples.length > MAX_SAMPLES) samples.shift();
   }
 
   /** @returns the increase per second over the last ten seconds; 0 if the total decreased, undefined while unknown */
   function perSecond(what: "orders" | "processed"): number | undefined {
     const last = samples.at(-1);
-    const first = samples.find(({ atMs }) => atMs >= Date.now() - RATE_WINDOW_MS - SAMPLE_MS);
+    const first = samples.find(({ takenAt }) => takenAt >= performance.now() - RATE_WINDOW_MS - SAMPLE_MS);
     if (!first || !last || first === last) return undefined;
-    return Math.max(0, (last[what] - first[what]) / ((last.atMs - first.atMs) / 1000));
+    return Math.max(0, (last[what] - first[what]) / ((last.takenAt - first.takenAt) / 1000));
   }
 
-  const since = (sinceMs: number) =>
-    samples.filter(({ atMs }) => atMs > sinceMs).map(({ atMs, orders }): [number, number] => [atMs, orders]);
+  /** @returns the samples after the one of `sinceMs`. If it is not ours, those of a later time */
+  function since(sinceMs: number) {
+    // Not only by time: after the clock was set back, newer samples have earlier times.
+    const seen = samples.findLastIndex(({ atMs }) => atMs === sinceMs);
+    const fresh = samples.filter(({ atMs }, index) => (seen === -1 ? atMs > sinceMs : index > seen));
+    return fresh.map(({ atMs, orders }): [number, number] => [atMs, orders]);
+  }
 
   return { add, perSecond, since };
 }

@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { Agent, get, type IncomingMessage } from "node:http";
 import { Elysia } from "elysia";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
+import { openQueue } from "../queue/queue.ts";
+import { locateQueue } from "../queue/setup.ts";
 import { eventRoutes } from "../routes/events.ts";
 import { type State, startLive } from "../routes/live.ts";
 import { createDataLoss } from "../store/data-loss.ts";
@@ -9,8 +12,8 @@ import { openStore } from "../store/open.ts";
 import { createSingleFlight } from "../store/single-flight.ts";
 import type { Store } from "../store/store.ts";
 import { logLines } from "./support/log-lines.ts";
-import { order } from "./support/orders.ts";
-import { temporaryFolder } from "./support/program.ts";
+import { body, order } from "./support/orders.ts";
+import { eventsOf, startProgram, temporaryFolder } from "./support/program.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -131,6 +134,71 @@ describe("/events", () => {
     await ended;
     expect(performance.now() - from).toBeLessThan(2_000);
   });
+});
+
+test("after a step of the clock ahead and back, rate, time to drain and samples go on", async () => {
+  const url = redis.freshUrl();
+  const [shop, program] = await Promise.all([
+    openStore({ kind: "redis", url }),
+    startProgram(
+      { DATA_DIR: temporaryFolder(), CONSUMER_WORKERS: "0", REDIS_URL: url },
+      [],
+      "tests/support/stepped-clock-program.ts",
+    ),
+  ]);
+  const address = `${eventsOf(program.output()).find(({ event }) => event === "started")?.queue}`;
+  const queue = openQueue(
+    await locateQueue({ name: "orders-queue", endpoint: new URL(address).origin, embedded: true }),
+  );
+  await queue.send([body()]);
+  const { events, close } = await open(program.url);
+  const timesOf = (all: Event[]) => all.flatMap(({ state }) => state.samples.map(([atMs]) => atMs));
+  const isAhead = (atMs: number) => atMs > Date.now() + 3_000_000;
+  await waitFor("two samples", () => timesOf(events).length >= 2);
+  program.kill("SIGUSR2");
+  await waitFor("two samples an hour ahead", () => timesOf(events).filter(isAhead).length >= 2);
+  const id = `${timesOf(events).filter(isAhead).at(-1)}`;
+  program.kill("SIGUSR2");
+  const recording = setInterval(() => void shop.record([order()]), 100);
+  const before = events.length;
+  const after = () => events.slice(before + 1).filter(({ state }) => !isAhead(Date.parse(state.as_of)));
+  await waitFor("a rate", () => after().some(({ state }) => (state.orders_per_second ?? 0) > 0));
+  await waitFor("a time to drain", () => (after().at(-1)?.state.queue?.drain_seconds ?? 0) > 0);
+  await waitFor("samples of the present", () => timesOf(after()).filter((atMs) => !isAhead(atMs)).length >= 2);
+  expect(await (await program.get("/metrics")).text()).toMatch(/^queue_drain_seconds [\d.e-]+$/m);
+  const again = await open(program.url, id);
+  await waitFor("what came after the last event", () => again.events.length > 0);
+  expect(timesOf(again.events).length).toBeGreaterThanOrEqual(2);
+  expect(timesOf(again.events).some(isAhead)).toBe(false);
+  clearInterval(recording);
+  close();
+  again.close();
+  program.kill("SIGTERM");
+  await program.exited;
+  await shop.close();
+  queue.close();
+});
+
+test("one client can open 100 streams, and others still more", async () => {
+  const request = (localAddress: string) => {
+    const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+    get(`${api.url}/events`, { localAddress, agent: new Agent() }, resolve).on("error", reject);
+    return promise;
+  };
+  const streams = await Promise.all(Array.from({ length: 100 }, () => request("127.0.0.1")));
+  expect(new Set(streams.map(({ statusCode }) => statusCode))).toEqual(new Set([200]));
+  const refused = await request("127.0.0.1");
+  expect([refused.statusCode, refused.headers["content-type"]]).toEqual([429, "application/problem+json"]);
+  expect((await refused.toArray()).join("")).toContain("100 streams of this address are open");
+  const other = await request("127.0.0.2");
+  expect(other.statusCode).toBe(200);
+  streams[0]?.destroy();
+  await waitFor("a place", async () => {
+    const again = await request("127.0.0.1");
+    again.destroy();
+    return again.statusCode === 200;
+  });
+  for (const stream of [...streams, other]) stream.destroy();
 });
 
 test("a live view that is stopped in the middle of a read does not wait for the next one", async () => {

@@ -5,12 +5,12 @@ import { loadTables } from "./tables.ts";
 const REFRESH_MS = 5_000;
 const IDLE_REFRESH_MS = 30_000;
 
-let loadedMs = 0;
+let loadedMs = Number.NEGATIVE_INFINITY;
 
 function refresh() {
-  const age = Date.now() - loadedMs;
+  const age = performance.now() - loadedMs;
   if (document.hidden || age < REFRESH_MS || (age < IDLE_REFRESH_MS && !hasChanged())) return;
-  loadedMs = Date.now();
+  loadedMs = performance.now();
   clearChange();
   loadTables();
 }

@@ -19,7 +19,7 @@ export function connect() {
   const events = new EventSource("events");
   events.onmessage = ({ data }) => {
     connected = true;
-    lastEventMs = Date.now();
+    lastEventMs = performance.now();
     render(JSON.parse(data));
   };
   events.onerror = () => {
@@ -137,7 +137,7 @@ function renderSamples(fresh: State["samples"]) {
 
 /** Shows the state of the connection and the problems; to be called every second. */
 export function renderStatus() {
-  const age = Math.round((Date.now() - lastEventMs) / 1000);
+  const age = Math.round((performance.now() - lastEventMs) / 1000);
   const last = lastEventMs === 0 ? "" : `last update ${age} s ago`;
   const status = byId("status");
   if (lastEventMs === 0)
