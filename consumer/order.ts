@@ -30,7 +30,7 @@ const stringRule = rule<string>((value) => typeof value === "string", "must be a
 const headSchema = Type.Object({
   order_id: idRule,
   user_id: idRule,
-  order_timestamp: rule<string>(isTimestamp, "must be an RFC 3339 date-time such as 2024-12-13T10:00:00Z"),
+  order_timestamp: rule<string>(isTimestamp, timestampRule),
   order_value: rule<number>(isAmount, "must be a finite number of at least 0"),
   items: rule<unknown[]>((value) => Array.isArray(value) && value.length > 0, "must be a non-empty array"),
   shipping_address: Type.Optional(stringRule),
@@ -56,7 +56,7 @@ export function validateOrder(body: string, onValueMismatch: OnValueMismatch): V
   try {
     sent = JSON.parse(body);
   } catch (error) {
-    return rejected("invalid_json", {}, { path: "", message: `must be JSON: ${parserReason(error)}` });
+    return rejected("invalid_json", {}, { path: "", message: `must be JSON: ${parserReason(error, body)}` });
   }
   if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", sent, ...errorsOf(sent));
   return checkValue(sent, totalCents(sent.items), onValueMismatch);
@@ -83,12 +83,27 @@ function rejected(reason: RejectReason, sent: unknown, ...errors: OrderError[]):
   return { outcome: "rejected", reason, errors, ...ids };
 }
 
-/** @returns the reason without the text that the parser quotes: customer data must not appear in errors */
-function parserReason(error: unknown): string {
-  return String(error)
+/** @returns the reason with a position, but without the text that the parser quotes: customer data must not appear in errors */
+function parserReason(error: unknown, body: string): string {
+  const reason = String(error)
     .replace(/^SyntaxError: JSON Parse error: /, "")
-    .replace(/".*"|(?<=token |character ).*/s, '"..."')
+    .replace(/(?<=identifier|token|character) .*/s, "")
+    .replace(/".*"/s, '"..."')
     .slice(0, 100);
+  const position = firstInvalidToken(body);
+  return position === undefined ? reason : `${reason}, at character ${position + 1}`;
+}
+
+const STRING = String.raw`"(?:[ !#-[\]-\uffff]|\\(?:["\\/bfnrt]|u[\da-fA-F]{4}))*"`;
+const NUMBER = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])`;
+const JSON_TOKEN = new RegExp(String.raw`[ \t\r\n]*(?:[{}[\]:,]|${STRING}|${NUMBER}|(?:true|false|null)\b|$)`, "y");
+
+/** @returns where the first text begins that is no token of JSON, which the parser does not report; undefined without one */
+function firstInvalidToken(body: string): number | undefined {
+  let end = 0;
+  JSON_TOKEN.lastIndex = 0;
+  while (end < body.length && JSON_TOKEN.test(body)) end = JSON_TOKEN.lastIndex;
+  return end < body.length ? end + body.slice(end).search(/[^ \t\r\n]/) : undefined;
 }
 
 function areItems(items: unknown[]): items is Item[] {
@@ -121,8 +136,9 @@ function schemaErrors(schema: typeof head | typeof item, value: unknown, path: s
 }
 
 /** @returns a schema with one check and one message for a wrong type and a wrong value alike */
-function rule<T>(isValid: (value: unknown) => boolean, message: string) {
-  return Type.Refine(Type.Unsafe<T>({}), isValid, (value) => `${message}, is ${described(value)}`);
+function rule<T>(isValid: (value: unknown) => boolean, message: string | ((value: unknown) => string)) {
+  const messageOf = typeof message === "string" ? () => message : message;
+  return Type.Refine(Type.Unsafe<T>({}), isValid, (value) => `${messageOf(value)}, is ${described(value)}`);
 }
 
 /** @returns a value as short printable ASCII: SQS rejects control characters and U+FFFE in a message attribute */
@@ -180,9 +196,12 @@ function differsByMoreThanOneCent(declared: number, total: number): boolean {
   return declared > (total + 1) / 100 || declared < (total - 1) / 100;
 }
 
-/** @returns `declared`, which is within one cent of `total`, rounded half up to cents. Not `declared * 100`: 1.005 * 100 < 100.5 */
+/**
+ * @returns `declared`, which is within one cent of `total`, rounded half up to cents, at most `MAX_ORDER_CENTS`. Not
+ *   `declared * 100`: 1.005 * 100 < 100.5
+ */
 function declaredCents(declared: number, total: number): number {
-  if (declared >= (2 * total + 1) / 200) return total + 1;
+  if (declared >= (2 * total + 1) / 200) return Math.min(total + 1, MAX_ORDER_CENTS);
   return declared >= (2 * total - 1) / 200 ? total : total - 1;
 }
 
@@ -214,6 +233,16 @@ function parseUtcDay(timestamp: string): string | undefined {
   const day = utcMs === localMs ? date : isoTime(utcMs).slice(0, 10);
   // Years of more than four digits begin with a sign, which sorts before the digits.
   return day >= "0001-01-01" ? day : undefined;
+}
+
+/** @returns what `value`, which is not valid, must be: precisely for the common mistakes */
+function timestampRule(value: unknown): string {
+  const text = typeof value === "string" ? value : "";
+  const [, date] = DATE_TIME.exec(text) ?? [];
+  if (date && !parseUtcDay(`${date}T12:00:00Z`)) return `must be on an existing date: there is no ${date}`;
+  if (date) return "must be an existing time, in UTC in the years 0001 to 9999";
+  if (utcDay(`${text}Z`)) return "must end with Z or an offset such as +01:00";
+  return "must be an RFC 3339 date-time such as 2024-12-13T10:00:00Z";
 }
 
 function isoTime(ms: number): string {

@@ -23,8 +23,8 @@ export const addTotals = (a: Totals, b: Totals): Totals => ({ orders: a.orders +
 
 /**
  * The largest total of one order's items that validation accepts, in cents: 9,999,999,999.99. Up to this limit the sum of the
- * items, calculated in 1/10000, is exact, and one order uses only a small part of `MAX_TOTAL_CENTS`. `order_value` may be one
- * cent higher, and the order is then counted with that.
+ * items, calculated in 1/10000, is exact, and one order uses only a small part of `MAX_TOTAL_CENTS`. No order is counted with
+ * more: where `order_value` is one cent higher, the limit counts.
  */
 export const MAX_ORDER_CENTS = 999_999_999_999;
 

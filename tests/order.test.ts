@@ -186,7 +186,9 @@ describe("validateOrder() counts order_value itself within one cent of the items
     ["1 x 9999999999.99, 1 x 0.0049", "1", "corrected 999999999999"],
     ["1 x 9999999999.99", "9999999999.985", "counted 999999999999"],
     ["1 x 9999999999.99", "9999999999.98", "counted 999999999998"],
-    ["1 x 9999999999.99", "10000000000", "counted 1000000000000"],
+    ["1 x 9999999999.99", "10000000000", "counted 999999999999"],
+    ["1 x 9999999999.99", "9999999999.995", "counted 999999999999"],
+    ["1 x 9999999999.98", "9999999999.99", "counted 999999999999"],
     ["1 x 9999999999.99, 1 x 0.005", "1", "rejected invalid_order"],
     ["1 x 9999999999.99, 1 x 0.01", "10000000000.00", "rejected invalid_order"],
     ["99999999999999 x 0.0001", "1", "rejected invalid_order"],
@@ -529,6 +531,23 @@ describe("validateOrder() takes the UTC date of an RFC 3339 date-time for the da
       });
     }
   }
+  const messages: [timestamp: string, message: string][] = [
+    ["2026-02-30T10:00:00Z", "must be on an existing date: there is no 2026-02-30"],
+    ["2023-02-29T10:00:00+01:00", "must be on an existing date: there is no 2023-02-29"],
+    ["2024-13-10T10:00:00Z", "must be on an existing date: there is no 2024-13-10"],
+    ["2024-12-13T10:00:00", "must end with Z or an offset such as +01:00"],
+    ["2024-12-13T10:00:00.123456", "must end with Z or an offset such as +01:00"],
+    ["2024-12-13T10:00:60Z", "must be an existing time, in UTC in the years 0001 to 9999"],
+    ["0000-01-01T00:00:00Z", "must be on an existing date: there is no 0000-01-01"],
+    ["9999-12-31T23:30:00-01:00", "must be an existing time, in UTC in the years 0001 to 9999"],
+    ["2026-02-30T10:00:00", "must be an RFC 3339 date-time such as 2024-12-13T10:00:00Z"],
+    ["2024-12-13", "must be an RFC 3339 date-time such as 2024-12-13T10:00:00Z"],
+  ];
+  test.each(messages)("says of %s what is wrong: %s", (timestamp, message) => {
+    const [error] = errorsOf(judgeWith({ order_timestamp: JSON.stringify(timestamp) }));
+    expect(error?.message).toBe(`${message}, is "${timestamp}"`);
+  });
+
   for (const text of ["1734084000", "1734084000000", "[]", '["2024-12-13T10:00:00Z"]', "true"]) {
     test(`rejects ${text}`, () => expectInvalid({ order_timestamp: text }, "/order_timestamp"));
   }
@@ -565,6 +584,24 @@ describe("validateOrder() rejects a body that is not a JSON object", () => {
       expect(errorsOf(result)[0]?.message).not.toContain("secret");
     });
   }
+  test.each([
+    ["{'order_id': 'O1'}", "Single quotes (') are not allowed in JSON, at character 2"],
+    ['{"order_id":"O1","coupon":None}', "Unexpected identifier, at character 27"],
+    ['{"order_value":NaN}', "Unexpected identifier, at character 16"],
+    ['{"gift":  True}', "Unexpected identifier, at character 11"],
+    ['{"order_value":01}', "Expected '}', at character 16"],
+    ['{"order_value":.5}', "Unexpected token, at character 16"],
+    ['{"user_id":"a\\x41"}', "Invalid escape character, at character 12"],
+    ['{"user_id":"\\u12"}', '"..." is not a valid unicode escape, at character 12'],
+    ['{"user_id":"U1', "Unterminated string, at character 12"],
+    ["order_id=O1&user_id=U1", "Unexpected identifier, at character 1"],
+    ["\ufeff{}", "Unrecognized token, at character 1"],
+    ['{"order_id":"O1",}', "Property name must be a string literal"],
+    ['{"order_id":"O1"', "Expected '}'"],
+  ])("says where %p is not", (body, reason) => {
+    expect(errorsOf(validateOrder(body, "correct"))).toEqual([{ path: "", message: `must be JSON: ${reason}` }]);
+  });
+
   for (const body of ["[]", `[${bodyWith({})}]`, '"{}"', '""', "0", "1.5", "1e999", "null", "true", "false", " [] "]) {
     test(`${body.slice(0, 30)} is no order`, () => {
       const result = validateOrder(body, "correct");
@@ -609,6 +646,12 @@ describe("validateOrder() stands bodies of a megabyte", () => {
     const items = `[${Array(18_000).fill('{"product_id":"P","quantity":1,"price_per_unit":1}').join()},{}]`;
     const result = judgeInTime(bodyWith({ items }));
     expect(errorPaths(result)).toEqual(["product_id", "quantity", "price_per_unit"].map((f) => `/items/18000/${f}`));
+  });
+
+  test("rejects one that is not JSON", () => {
+    for (const body of ['"a', '"\\n', '"\\n"', "[", " ", "1"].map((text) => text.repeat(300_000)))
+      expect(verdict(judgeInTime(`${body}!`))).toBe("rejected invalid_json");
+    expect(verdict(judgeInTime(`"${"\\n".repeat(500_000)}`))).toBe("rejected invalid_json");
   });
 
   const arrays = "[".repeat(500_000) + "]".repeat(500_000);

@@ -73,7 +73,7 @@ export function checkResult(result: ValidationResult): boolean {
   const { id, userId, cents, day } = result.order;
   const isId = (text: string) => text.trim() !== "" && text.isWellFormed() && [...text].length <= 128;
   return (
-    isId(id) && isId(userId) && isDay(day) && Number.isSafeInteger(cents) && cents >= 0 && cents <= MAX_ORDER_CENTS + 1
+    isId(id) && isId(userId) && isDay(day) && Number.isSafeInteger(cents) && cents >= 0 && cents <= MAX_ORDER_CENTS
   );
 }
 
