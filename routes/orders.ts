@@ -9,6 +9,15 @@ const DAY_SECONDS = 86_400;
 
 /** @returns the routes of recent orders and of the state of one order */
 export function orderRoutes({ store }: { store: Store }) {
+  async function orderState(id: string, url: string) {
+    const order_id = decodeId(id, url);
+    const asOfMs = Date.now();
+    const read = Promise.all([store.isCounted(order_id), store.markerWindowSeconds()]);
+    const [counted, window] = await fromStore(read);
+    const state = counted ? "counted" : "unknown";
+    return { order_id, state, window_days: Math.floor(window / DAY_SECONDS), ...asOf(asOfMs) };
+  }
+
   return new Elysia({ name: "orders" })
     .get(
       "/orders/recent",
@@ -36,21 +45,14 @@ export function orderRoutes({ store }: { store: Store }) {
         detail: recentDetail,
       },
     )
-    .get(
-      "/orders/:order_id",
-      async ({ params, path }) => {
-        const order_id = decodeId(params.order_id, path);
-        const asOfMs = Date.now();
-        const read = Promise.all([store.isCounted(order_id), store.markerWindowSeconds()]);
-        const [counted, window] = await fromStore(read);
-        const state = counted ? "counted" : "unknown";
-        return { order_id, state, window_days: Math.floor(window / DAY_SECONDS), ...asOf(asOfMs) };
-      },
-      {
-        params: t.Object({ order_id: t.String({ description: "Percent-encode reserved characters" }) }),
-        detail: orderDetail,
-      },
-    );
+    .get("/orders/:order_id", ({ params, request }) => orderState(params.order_id, request.url), {
+      params: t.Object({ order_id: t.String({ description: "Percent-encode reserved characters" }) }),
+      detail: orderDetail,
+    })
+    .get("/orders", ({ query, request }) => orderState(query.order_id, request.url), {
+      query: t.Object({ order_id: t.String({ minLength: 1, error: () => "order_id is required" }) }),
+      detail: orderQueryDetail,
+    });
 }
 
 /** @returns a recent order for the response. Ids are null if the message does not have them */
@@ -111,3 +113,7 @@ const orderDetail = operation("orders", "Whether an order was counted", {
   response: OrderState,
   problems: [400, 503],
 });
+const orderQueryDetail = {
+  ...orderDetail,
+  description: "Like /orders/{order_id}, for any id, also `.`, `..` and `recent`",
+};

@@ -28,17 +28,18 @@ export async function fromStore<T>(read: Promise<T>): Promise<T> {
 }
 
 /**
- * Checks the encoding of an id, because Elysia decodes invalid escapes to U+FFFD, which would be another id.
+ * Checks the encoding of an id, because Elysia decodes invalid escapes to U+FFFD or not at all, which would be another id.
  *
  * @param id as decoded by Elysia
+ * @param url that the id is a part of
  * @returns the id
  * @throws a `Problem` with status 400
  */
-export function decodeId(id: string, path: string): string {
+export function decodeId(id: string, url: string): string {
   try {
-    if (path.includes("%")) decodeURIComponent(path);
+    if (url.includes("%")) decodeURIComponent(url);
   } catch {
-    throw new Problem(400, "The id in the path is not percent-encoded UTF-8");
+    throw new Problem(400, "The id in the URL is not percent-encoded UTF-8");
   }
   return id;
 }

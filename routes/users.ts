@@ -14,19 +14,22 @@ const DATE_FORMS = PERIODS.map((period) => `${period}: ${describePeriod(period).
 /** @returns the routes of users and leaderboards */
 export function userRoutes({ reads, store }: { reads: Reads; store: FullStore }) {
   const streamUsers = createUserStreams(store);
+
+  async function userStats(id: string, url: string) {
+    const userId = decodeId(id, url);
+    const { value, asOfMs } = await fromStore(reads.user(userId));
+    return { ...toUserStats({ userId, ...value }), ...asOf(asOfMs) };
+  }
+
   return new Elysia({ name: "users" })
-    .get(
-      "/users/:user_id/stats",
-      async ({ params, path }) => {
-        const userId = decodeId(params.user_id, path);
-        const { value, asOfMs } = await fromStore(reads.user(userId));
-        return { ...toUserStats({ userId, ...value }), ...asOf(asOfMs) };
-      },
-      {
-        params: t.Object({ user_id: t.String({ description: "Percent-encode reserved characters" }) }),
-        detail: userDetail,
-      },
-    )
+    .get("/users/:user_id/stats", ({ params, request }) => userStats(params.user_id, request.url), {
+      params: t.Object({ user_id: t.String({ description: "Percent-encode reserved characters" }) }),
+      detail: userDetail,
+    })
+    .get("/users/stats", ({ query, request }) => userStats(query.user_id, request.url), {
+      query: t.Object({ user_id: t.String({ minLength: 1, error: () => "user_id is required" }) }),
+      detail: userQueryDetail,
+    })
     .get(
       "/top-users",
       async ({ query: { period, date, n } }) => {
@@ -86,6 +89,7 @@ const userDetail = operation("users", "Number of orders and total spend of one u
   response: UserStats,
   problems: [400, 409, 503],
 });
+const userQueryDetail = { ...userDetail, description: "Like /users/{user_id}/stats, for any id, also `.` and `..`" };
 const topDetail = operation("users", "Users with the highest spend in a day, ISO week, month or year", {
   name: "TopUsers",
   description: "Highest spend first. Users with equal spend are sorted by the bytes of their ids.",

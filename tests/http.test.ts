@@ -94,6 +94,10 @@ describe("answers", () => {
       },
     ],
     ["/orders/O%2F1", { order_id: "O/1", state: "counted", window_days: 29, as_of }],
+    ["/orders?order_id=O/1", { order_id: "O/1", state: "counted", window_days: 29, as_of }],
+    ["/orders?order_id=O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
+    ["/users/stats?user_id=U5678", { user_id: "U5678", order_count: 1, total_spend: 3200.75, as_of }],
+    ["/users/stats?user_id=a/b+c%F0%9F%98%80", { user_id: "a/b c😀", order_count: 1, total_spend: 0.1, as_of }],
     ["/orders/O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
     ["/orders/recent?outcome=duplicate", { outcome: "duplicate", orders: [], as_of }],
     [
@@ -189,6 +193,24 @@ describe("answers", () => {
   });
 });
 
+test("users and orders can be asked for whose ids a path cannot hold, and those of other bytes are others", async () => {
+  const dir = temporaryFolder();
+  const ids = [".", "..", "%2e%2e", "recent", "stats", "a+b", "a&b=c", "é", "é".normalize("NFD")];
+  const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
+  await store.record(ids.map((id, index) => order({ id, userId: id, cents: index + 1 })));
+  await store.close();
+  await using other = await startAnother({ DATA_DIR: dir });
+  const read = async (path: string) => (await fetch(other.url + path)).json();
+  for (const [index, id] of ids.entries()) {
+    const inPercent = [...Buffer.from(id)].map((byte) => `%${byte.toString(16)}`).join("");
+    for (const value of [encodeURIComponent(id), inPercent]) {
+      const user = { user_id: id, order_count: 1, total_spend: (index + 1) / 100, as_of };
+      expect(await read(`/users/stats?user_id=${value}`)).toEqual(user);
+      expect(await read(`/orders?order_id=${value}`)).toMatchObject({ order_id: id, state: "counted" });
+    }
+  }
+});
+
 describe("problems", () => {
   test.each([
     ["/nope", 404, "/nope does not exist. See /docs"],
@@ -196,6 +218,11 @@ describe("problems", () => {
     ["/docs/package.json", 404, "/docs/package.json does not exist"],
     ["/users/%ff/stats", 400, "not percent-encoded"],
     ["/orders/%ff", 400, "not percent-encoded"],
+    ["/users/stats?user_id=%ff", 400, "not percent-encoded"],
+    ["/orders?order_id=%ff", 400, "not percent-encoded"],
+    ["/users/stats", 422, "user_id is required"],
+    ["/users/stats?user_id=", 422, "user_id is required"],
+    ["/orders", 422, "order_id is required"],
     ["/orders/recent", 422, "outcome must be corrected, rejected or duplicate"],
     ["/orders/recent?outcome=counted", 422, "outcome must be corrected, rejected or duplicate"],
     ["/orders/recent?outcome=rejected&n=101", 422, "n must be an integer from 1 to 100"],
@@ -344,6 +371,7 @@ describe("documentation", () => {
       "/events",
       "/health",
       "/metrics",
+      "/orders",
       "/orders/recent",
       "/orders/{order_id}",
       "/ready",
@@ -351,6 +379,7 @@ describe("documentation", () => {
       "/stats/global",
       "/top-users",
       "/users",
+      "/users/stats",
       "/users/{user_id}/stats",
     ]);
     expect(document.paths["/stats/global"]?.get?.responses["401"]).toBeDefined();

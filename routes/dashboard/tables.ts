@@ -6,8 +6,8 @@ type Routes = App["~Routes"];
 type Daily = Routes["stats"]["daily"]["get"]["response"][200];
 type Top = Routes["top-users"]["get"]["response"][200];
 type Recent = Routes["orders"]["recent"]["get"]["response"][200];
-type User = Routes["users"][":user_id"]["stats"]["get"]["response"][200];
-type Order = Routes["orders"][":order_id"]["get"]["response"][200];
+type User = Routes["users"]["stats"]["get"]["response"][200];
+type Order = Routes["orders"]["get"]["response"][200];
 
 /**
  * @param note id of the element that shows what `render` returns, or the error
@@ -160,7 +160,7 @@ const loadRejected = latest(
 let shownUser = "";
 const loadUser = latest(
   "user",
-  () => read<User>(`users/${encodeURIComponent(shownUser)}/stats`),
+  () => read<User>(`users/stats?user_id=${encodeURIComponent(shownUser)}`),
   ({ user_id, order_count, total_spend }) =>
     order_count === 0
       ? `${user_id} has no orders`
@@ -175,7 +175,7 @@ function findUser(id: string) {
 let shownOrder = "";
 const loadOrder = latest(
   "order",
-  () => read<Order>(`orders/${encodeURIComponent(shownOrder)}`),
+  () => read<Order>(`orders?order_id=${encodeURIComponent(shownOrder)}`),
   ({ order_id, state, window_days }) =>
     state === "counted" ? `${order_id} was counted` : `${order_id} was not counted within the last ${window_days} days`,
 );
