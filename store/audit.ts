@@ -7,6 +7,7 @@ import {
   type FullStore,
   MAX_TOP,
   NO_ORDERS,
+  PAGE_SIZE,
   type Totals,
   type UserTotals,
 } from "./store.ts";
@@ -15,6 +16,8 @@ export type Audit = Awaited<ReturnType<typeof auditStore>>;
 
 /** The first few are enough to find the cause. A store that has lost a leaderboard can have one difference per user. */
 const MAX_DIFFERENCES = 20;
+/** Users whose totals are in memory at a time, some 100 MB. The year leaderboards are read once for each so many users. */
+const USERS_AT_ONCE = 500_000;
 
 /**
  * Checks the store, in orders and in cents:
@@ -25,9 +28,10 @@ const MAX_DIFFERENCES = 20;
  * - No key holds data of another program.
  *
  * @param onOrders is called with the number of orders on each page of a leaderboard. Every order is on four leaderboards
+ * @param usersAtOnce lower in tests
  * @returns the first differences, and in `moved` whether orders were counted during the audit, which can cause differences
  */
-export async function auditStore(store: FullStore, onOrders: (orders: number) => void) {
+export async function auditStore(store: FullStore, onOrders: (orders: number) => void, usersAtOnce = USERS_AT_ONCE) {
   const { differences, compare, readOrReport } = createDifferences();
   const global = await readOrReport("total", NO_ORDERS, store.global);
   const days = await readOrReport("days", [], store.days);
@@ -41,30 +45,33 @@ export async function auditStore(store: FullStore, onOrders: (orders: number) =>
       boards.set(board, addTotals(boards.get(board) ?? NO_ORDERS, totals[index] ?? NO_ORDERS));
   }
 
-  const years = [...boards.keys()].filter((board) => board.startsWith("y:"));
-  let users = 0;
-  let sumOfUsers = NO_ORDERS;
+  let mostUsers = 0;
   for (const [board, total] of boards)
     await readOrReport(`leaderboard ${board}`, undefined, () => auditBoard(board, total));
+
+  let users = 0;
+  let sumOfUsers = NO_ORDERS;
+  const years = [...boards.keys()].filter((board) => board.startsWith("y:"));
+  const listed = await readOrReport("list of users", undefined, countListedUsers);
+  const parts = Math.ceil(Math.max(mostUsers, listed ?? 0, 1) / usersAtOnce);
+  for (let part = 0; part < parts; part++) await auditUsers((userId) => Bun.hash.crc32(userId) % parts === part);
   compare("sum of the users", describe(global), describe(sumOfUsers));
-  const listed = await readOrReport("list of users", users, countListedUsers);
-  compare("users missing from the list of users", "0", `${Math.max(0, users - listed)}`);
-  for await (const userIds of store.storedUserIds()) await auditUsers(userIds, -1);
+  compare("users missing from the list of users", "0", `${Math.max(0, users - (listed ?? users))}`);
 
   const moved = describe(await readOrReport("total", NO_ORDERS, store.global)) !== describe(global);
   return { ...global, users, days: days.length, boards: boards.size, moved, differences };
 
   async function auditBoard(board: string, total: Totals) {
-    let [sum, withoutOrders, first]: [Totals, number, UserTotals[]] = [NO_ORDERS, 0, []];
+    let [sum, entries, withoutOrders, first]: [Totals, number, number, UserTotals[]] = [NO_ORDERS, 0, 0, []];
     for await (const page of store.usersOn(board)) {
       const pageTotal = page.reduce<Totals>(addTotals, NO_ORDERS);
       sum = addTotals(sum, pageTotal);
+      entries += page.length;
       withoutOrders += page.filter(({ orders }) => orders === 0).length;
       first = [...first, ...page].sort(bySpend).slice(0, MAX_TOP);
-      const userIds = page.map(({ userId }) => userId);
-      if (years.includes(board)) await auditUsers(userIds, years.indexOf(board));
       onOrders(pageTotal.orders);
     }
+    mostUsers = Math.max(mostUsers, entries);
     compare(`leaderboard ${board}`, describe(total), describe(sum));
     compare(`users without orders on leaderboard ${board}`, "0", `${withoutOrders}`);
     const top = await store.top(board, MAX_TOP);
@@ -73,21 +80,33 @@ export async function auditStore(store: FullStore, onOrders: (orders: number) =>
   }
 
   /**
-   * Compares the users whose first year leaderboard is `firstYear`, so that a user with several years is added only once. -1
-   * selects users on no year leaderboard: they should not have orders, and their keys may hold data of another program.
+   * Compares the own totals of the users of one part with their sums on the year leaderboards. Users on none of them should not
+   * have orders, and their keys may hold data of another program.
    */
-  async function auditUsers(userIds: string[], firstYear: number) {
-    const ofYears = await Promise.all(years.map((year) => store.totalsOn(year, userIds)));
-    const audits = userIds.map(async (userId, index) => {
-      const ofUser = ofYears.map((totals) => totals[index] ?? NO_ORDERS);
-      if (ofUser.findIndex(({ orders }) => orders > 0) !== firstYear) return;
+  async function auditUsers(isInPart: (userId: string) => boolean) {
+    const sums = new Map<string, Totals>();
+
+    async function addYear(year: string) {
+      for await (const page of store.usersOn(year))
+        for (const user of page.filter(({ userId }) => isInPart(userId)))
+          sums.set(user.userId, addTotals(sums.get(user.userId) ?? NO_ORDERS, user));
+    }
+
+    async function auditUser(userId: string) {
+      const sum = sums.get(userId) ?? NO_ORDERS;
       const own = await readOrReport(`user ${userId}`, NO_ORDERS, () => store.user(userId));
-      compare(`user ${userId}`, describe(ofUser.reduce(addTotals, NO_ORDERS)), describe(own));
-      if (firstYear === -1) return;
+      compare(`user ${userId}`, describe(sum), describe(own));
+      if (sum.orders <= 0) return;
       users++;
       sumOfUsers = addTotals(sumOfUsers, own);
-    });
-    await Promise.all(audits);
+    }
+
+    for (const year of years) await readOrReport(`leaderboard ${year}`, undefined, () => addYear(year));
+    const userIds = [...sums.keys()];
+    for (let at = 0; at < userIds.length; at += PAGE_SIZE)
+      await Promise.all(userIds.slice(at, at + PAGE_SIZE).map(auditUser));
+    for await (const stored of store.storedUserIds())
+      await Promise.all(stored.filter((userId) => isInPart(userId) && !sums.has(userId)).map(auditUser));
   }
 
   async function countListedUsers(): Promise<number> {

@@ -1,6 +1,6 @@
 import { type Connection, mastersOf } from "./redis-connection.ts";
 import { parseGenerations, type RedisKeys } from "./redis-keys.ts";
-import { allOf, checkType, decimalOf, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
+import { allOf, checkType, decimalOf, parseAmounts, parseUserTotals } from "./redis-values.ts";
 import { COPIED, type FullStore, PAGE_SIZE, type Store, type Totals, type UserTotals } from "./store.ts";
 
 /** Hashes of markers that are read at a time. */
@@ -32,12 +32,6 @@ export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullS
       if (next === "0") return;
       cursor = next;
     }
-  }
-
-  async function totalsOn(leaderboard: string, userIds: readonly string[]): Promise<Totals[]> {
-    if (userIds.length === 0) return [];
-    const board = keys.board(leaderboard);
-    return (await checkType(board, redis.hmget(board, ...userIds))).map(parseTotals);
   }
 
   async function leaderboards(): Promise<string[]> {
@@ -81,7 +75,7 @@ export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullS
     await redis.hdel(keys.store, "closed");
   }
 
-  return { days, leaderboards, users, usersOn, totalsOn, storedUserIds, markers, restoreTotal, closeForCopy, reopen };
+  return { days, leaderboards, users, usersOn, storedUserIds, markers, restoreTotal, closeForCopy, reopen };
 }
 
 /** @returns the generations of markers, oldest first */

@@ -1,6 +1,6 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { OVERALL } from "./sqlite-record.ts";
-import { COPIED, type FullStore, NO_ORDERS, PAGE_SIZE, type Store, type Totals, type UserTotals } from "./store.ts";
+import { COPIED, type FullStore, PAGE_SIZE, type Store, type Totals, type UserTotals } from "./store.ts";
 
 /** @returns the functions of `FullStore` that read all data page by page, and those for copies and repairs */
 export function createFullAccess(db: Database): Omit<FullStore, keyof Store> {
@@ -15,9 +15,6 @@ export function createFullAccess(db: Database): Omit<FullStore, keyof Store> {
   );
   const boardRows = prepare<UserTotals, [string, string, number]>(
     "SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? AND user_id >= ? ORDER BY user_id LIMIT ?",
-  );
-  const boardRow = prepare<Totals, [string, string]>(
-    "SELECT orders, cents FROM boards WHERE board = ? AND user_id = ?",
   );
   const markerRows = prepare<{ digest: Uint8Array }, [number, Uint8Array, number]>(
     "SELECT digest FROM markers WHERE generation = ? AND digest > ? ORDER BY digest LIMIT ?",
@@ -44,7 +41,6 @@ export function createFullAccess(db: Database): Omit<FullStore, keyof Store> {
     leaderboards: async () => boardNames.all().map(({ board }) => board),
     users: () => pages((from) => userRows.all(from, PAGE_SIZE), "", afterUser),
     usersOn: (board) => pages((from) => boardRows.all(board, from, PAGE_SIZE), "", afterUser),
-    totalsOn: async (board, userIds) => userIds.map((userId) => boardRow.get(board, userId) ?? NO_ORDERS),
     storedUserIds: () =>
       pages(
         (from) => userRows.all(from, PAGE_SIZE).map(({ userId }) => userId),

@@ -148,8 +148,6 @@ export interface FullStore extends Store {
   users(): AsyncIterable<UserTotals[]>;
   /** @returns every user of a leaderboard once */
   usersOn(leaderboard: string): AsyncIterable<UserTotals[]>;
-  /** @returns the totals of each of the users on the leaderboard, zeros if they are not on it */
-  totalsOn(leaderboard: string, userIds: readonly string[]): Promise<Totals[]>;
   /**
    * @returns the user id of every key or row with all-time totals, including ids that are missing in the list of users. In Redis
    *   also of keys of other programs, and some more than once

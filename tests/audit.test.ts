@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { generate } from "../scripts/generator.ts";
-import { auditStore } from "../store/audit.ts";
+import { type Audit, auditStore } from "../store/audit.ts";
 import { daysBetween } from "../store/periods.ts";
 import { openRedisStore } from "../store/redis.ts";
 import { openSqliteStore } from "../store/sqlite.ts";
@@ -126,6 +126,8 @@ async function run(env: Record<string, string>, ...args: string[]) {
   return { exitCode, stdout, stderr };
 }
 
+const sorted = ({ differences }: Audit) => differences.toSorted((a, b) => (a.what < b.what ? -1 : 1));
+
 /** Each change, and what the audit finds then. */
 const CORRUPTIONS: Record<string, [(corrupt: Corruptor) => Promise<unknown>, Record<string, string>]> = {
   "a user's cents": [
@@ -220,6 +222,33 @@ describe.each(Object.keys(PREPARE))("%s", (kind) => {
     expect(audit).toEqual({ ...totals, ...counts, boards: expect.any(Number), moved: false, differences: [] });
     expect(counts.users).toBeGreaterThan(1000); // more than a page
     expect(read).toBe(4 * 4000);
+  });
+
+  test("users that do not fit in memory at once are audited in parts, with the same result", async () => {
+    await using prepared = await prepare();
+    await recordAll(prepared.store, generated(1000));
+    await prepared.corrupt.user("extra", 1, 5);
+    await prepared.corrupt.entry("y:2025", "other", 1, 5);
+    const whole = await auditStore(prepared.store, () => {});
+    expect(whole.users).toBeGreaterThan(500);
+    const what = whole.differences.map((each) => each.what);
+    expect(what).toEqual(expect.arrayContaining(["user extra", "user other", "leaderboard y:2025"]));
+    for (const usersAtOnce of [1, 7, 100]) {
+      const inParts = await auditStore(prepared.store, () => {}, usersAtOnce);
+      expect({ ...inParts, differences: sorted(inParts) }).toEqual({ ...whole, differences: sorted(whole) });
+    }
+  });
+
+  test("thousands of users in thousands of years are not users times years", async () => {
+    await using prepared = await prepare();
+    const sparse = Array.from({ length: 2500 }, (_, index) =>
+      order({ userId: `U${index}`, day: `${String(1 + index * 3).padStart(4, "0")}-06-15` }),
+    );
+    await recordAll(prepared.store, sparse);
+    const startedMs = performance.now();
+    const { users, days, differences } = await auditStore(prepared.store, () => {});
+    expect({ users, days, differences }).toEqual({ users: 2500, days: 2500, differences: [] });
+    expect(performance.now() - startedMs).toBeLessThan(5_000);
   });
 
   test("an empty store agrees", async () => {
