@@ -111,7 +111,7 @@ const orderDetail = operation("orders", "Whether an order was counted", {
     "`counted`, or `unknown` if the order was not counted within the last `window_days` days. An order that was counted " +
     "earlier can be either.",
   response: OrderState,
-  problems: [400, 503],
+  problems: [400, 422, 503],
 });
 const orderQueryDetail = {
   ...orderDetail,

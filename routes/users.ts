@@ -87,7 +87,7 @@ const userDetail = operation("users", "Number of orders and total spend of one u
   name: "UserStats",
   description: "All values are 0 for a user without orders.",
   response: UserStats,
-  problems: [400, 409, 503],
+  problems: [400, 409, 422, 503],
 });
 const userQueryDetail = { ...userDetail, description: "Like /users/{user_id}/stats, for any id, also `.` and `..`" };
 const topDetail = operation("users", "Users with the highest spend in a day, ISO week, month or year", {
