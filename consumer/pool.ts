@@ -23,7 +23,7 @@ export interface Pool {
 
 /** A worker reports four times a second. One that has not reported for five seconds is in an endless loop or blocked. */
 const MAX_SILENCE_MS = 5_000;
-/** A receive takes at most 1 s of wait time and 20 s for a slow server, a batch two requests of 10 s and 5 s in the store. */
+/** A receive takes at most 1 s of wait time and 25 s for a slow server, a batch two requests of 10 s and 5 s in the store. */
 const MAX_POLL_MS = 30_000;
 /** Loading the modules takes less than a second, connecting to the store a few seconds at most. */
 const MAX_START_MS = 20_000;

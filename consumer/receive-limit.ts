@@ -1,7 +1,9 @@
 /** A receive that finds messages takes some ten milliseconds. Differences below a second are no sign of a slow server. */
 const SLOW_MS = 1_000;
-/** Beyond the wait time, a receive may take three times as long as the last one that found messages, within these limits. */
-const [MIN_GRACE_MS, MAX_GRACE_MS] = [10_000, 20_000];
+/** Beyond the wait time, a receive may take four times as long as the last one that found messages, within these limits. */
+const [MIN_GRACE_MS, MAX_GRACE_MS] = [10_000, 25_000];
+/** Far enough from the longest deadline that another receive in flight, here or in another worker, does not exceed it. */
+const MAX_TARGET_MS = 10_000;
 /** Bytes of message bodies that one worker receives at a time: ten messages of the largest size, 1 MiB. */
 const MAX_BODY_BYTES = 10 * 1024 * 1024;
 
@@ -24,9 +26,9 @@ export function createReceiveLimit(max: number) {
   /** Is called after each receive that found a full batch, with the number of receives that were in flight. */
   function received(ms: number, bytes: number, inFlight: number) {
     fastestMs = inFlight === 1 ? ms : Math.min(ms, fastestMs);
-    const targetMs = Math.max(SLOW_MS, 2 * fastestMs);
+    const targetMs = Math.min(Math.max(SLOW_MS, 2 * fastestMs), MAX_TARGET_MS);
     limit = ms > targetMs ? Math.max(1, Math.floor((inFlight * targetMs) / ms)) : Math.min(max, limit + 1);
-    graceMs = Math.min(Math.max(MIN_GRACE_MS, 3 * ms), MAX_GRACE_MS);
+    graceMs = Math.min(Math.max(MIN_GRACE_MS, 4 * ms), MAX_GRACE_MS);
     // Falls slowly, because a batch of small messages may be followed by large ones.
     batchBytes = Math.max(bytes, batchBytes * 0.95);
   }

@@ -258,6 +258,18 @@ describe("createReceiveLimit()", () => {
     },
   );
 
+  test.each([2_000, 5_000])("two workers abandon no receive at a server with one thread, %i ms each", (each) => {
+    const workers = [0, 1].map(() => ({ limit: createReceiveLimit(16), inFlight: 1 }));
+    for (let batch = 0; batch < 200; batch++) {
+      const ms = each * workers.reduce((sum, { inFlight }) => sum + inFlight, 0);
+      for (const worker of workers) {
+        expect(ms).toBeLessThan(1_000 + worker.limit.graceMs());
+        worker.limit.received(ms, 1_000, worker.inFlight);
+        worker.inFlight = Math.min(worker.inFlight + 1, worker.limit.receives());
+      }
+    }
+  });
+
   test.each([10, 500, 2_000, 5_000])("keeps all in flight at a server with many threads, %i ms each", (each) => {
     expect(settle(() => each).inFlight).toBe(16);
   });
@@ -271,9 +283,9 @@ describe("createReceiveLimit()", () => {
     expect(settle(() => 10, limit).inFlight).toBe(16);
   });
 
-  test("waits longer after a receive without a response, up to 20 s, and shorter when the server is fast again", () => {
+  test("waits longer after a receive without a response, up to 25 s, and shorter when the server is fast again", () => {
     const limit = createReceiveLimit(16);
-    for (const expected of [20_000, 20_000]) {
+    for (const expected of [20_000, 25_000, 25_000]) {
       limit.failed(1_000 + limit.graceMs(), 1);
       expect(limit.graceMs()).toBe(expected);
     }
