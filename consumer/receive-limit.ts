@@ -1,7 +1,7 @@
 /** A receive that finds messages takes some ten milliseconds. Differences below a second are no sign of a slow server. */
 const SLOW_MS = 1_000;
 /** Beyond the wait time, a receive may take four times as long as the last one that found messages, within these limits. */
-const [MIN_GRACE_MS, MAX_GRACE_MS] = [10_000, 25_000];
+const [MIN_GRACE_MS, MAX_GRACE_MS] = [5_000, 25_000];
 /** Far enough from the longest deadline that another receive in flight, here or in another worker, does not exceed it. */
 const MAX_TARGET_MS = 10_000;
 /** Bytes of message bodies that one worker receives at a time: ten messages of the largest size, 1 MiB. */
@@ -19,7 +19,8 @@ export type ReceiveLimit = ReturnType<typeof createReceiveLimit>;
  */
 export function createReceiveLimit(max: number) {
   let limit = max;
-  let graceMs = MIN_GRACE_MS;
+  // Until a receive has shown how fast the server is.
+  let graceMs = 2 * MIN_GRACE_MS;
   let fastestMs = Number.POSITIVE_INFINITY;
   let batchBytes = 0;
 

@@ -290,7 +290,7 @@ describe("createReceiveLimit()", () => {
       expect(limit.graceMs()).toBe(expected);
     }
     limit.received(10, 0, 1);
-    expect(limit.graceMs()).toBe(10_000);
+    expect(limit.graceMs()).toBe(5_000);
   });
 
   test("falls with the size of the batches, and rises again", () => {
