@@ -3,9 +3,8 @@ import { type Config, ConfigError, EMBEDDED_QUEUE_PORT, readConfig } from "./con
 import { startPool } from "./consumer/pool.ts";
 import { messageOf } from "./errors.ts";
 import { createLog, type Log } from "./log.ts";
-import { isLoopback } from "./loopback.ts";
+import { bypassProxyForLoopback, isLoopback } from "./loopback.ts";
 import { createOutageLog } from "./outage-log.ts";
-import { bypassProxyForLoopback } from "./proxy.ts";
 import type { QueueAddress } from "./queue/client.ts";
 import { type Emulator, startEmulator } from "./queue/emulator.ts";
 import { countRequests } from "./queue/metrics.ts";

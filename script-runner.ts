@@ -9,24 +9,23 @@ const CHECK_INTERVAL_MS = 500;
  * Linux only: the shell of other systems is replaced by its command, which then gets the signal.
  */
 export function watchScriptRunner(onEnd: () => void) {
-  const parents = parentsOfScript(process.pid);
+  const runners = runnersOf(process.pid);
   const timer = setInterval(() => {
-    if (parents.every(([pid, parent]) => parentOf(pid) === parent)) return;
+    if (runnersOf(process.pid) === runners) return;
     clearInterval(timer);
     onEnd();
   }, CHECK_INTERVAL_MS);
   timer.unref();
 }
 
-/** @returns each process and its parent, from `pid` up to the first one that a package script did not start */
-function parentsOfScript(pid: number): [pid: number, parent: number][] {
-  if (!readProc(pid, "environ").includes("npm_lifecycle_event=")) return [];
-  const parent = parentOf(pid);
-  return [[pid, parent], ...parentsOfScript(parent)];
+/** @returns the ids of the parent of `pid`, of its parent and so on, up to the first one that no package script has started */
+function runnersOf(pid: number): string {
+  if (!readProc(pid, "environ").includes("npm_lifecycle_event=")) return "";
+  const parent = Number(/^PPid:\s*(\d+)/m.exec(readProc(pid, "status"))?.[1]);
+  return `${parent} ${runnersOf(parent)}`;
 }
 
-const parentOf = (pid: number) => Number(/^PPid:\s*(\d+)/m.exec(readProc(pid, "status"))?.[1]);
-
+/** @returns "" if the process has ended or belongs to another user */
 function readProc(pid: number, file: string): string {
   try {
     return readFileSync(`/proc/${pid}/${file}`, "utf8");

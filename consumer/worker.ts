@@ -2,7 +2,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type { Config } from "../config.ts";
 import { withDeadline } from "../deadline.ts";
 import { createLog } from "../log.ts";
-import { bypassProxyForLoopback } from "../proxy.ts";
+import { bypassProxyForLoopback } from "../loopback.ts";
 import type { QueueAddress } from "../queue/client.ts";
 import { openQueue } from "../queue/queue.ts";
 import { createBatchWrites } from "../store/batch-writes.ts";

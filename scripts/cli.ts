@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import { type ParseArgsConfig, parseArgs, styleText } from "node:util";
 import { ConfigError } from "../config.ts";
-import { bypassProxyForLoopback } from "../proxy.ts";
+import { bypassProxyForLoopback } from "../loopback.ts";
 import { describeQueueError } from "../queue/request.ts";
 import { formatNumber, printable } from "../text.ts";
 import { createProgress } from "./progress.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { ConfigError, readConfig } from "../config.ts";
-import { bypassProxyForLoopback } from "../proxy.ts";
+import { bypassProxyForLoopback } from "../loopback.ts";
 
 const COLLECTOR = { OTEL_EXPORTER_OTLP_ENDPOINT: "http://collector:4318" };
 
