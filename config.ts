@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { StoreAddress } from "./store/open.ts";
 import type { RedisAddress } from "./store/redis-connection.ts";
+import { areSimilar } from "./text.ts";
 
 /** The complete configuration, created once by `readConfig`. No other module reads the environment. */
 export interface Config {
@@ -223,22 +224,15 @@ function findMisspellings(env: Environment, names: ReadonlySet<string>): string[
   // PORT and HOST are like too many other names, and AWS_ENDPOINT_URL_S3 is not a misspelling.
   const ours = [...names].filter((name) => name.includes("_") && !/^(AWS|OTEL|NODE)_/.test(name) && !env[name]);
   for (const name of Object.keys(env).filter((name) => !names.has(name))) {
-    const similar = ours.filter((our) => isSimilar(name, our));
+    const similar = ours.filter((our) => areSimilar(name, our) || lacksFirstOrLastWord(name, our));
     if (similar.length > 0) warnings.push(`${name} has no effect: did you mean ${similar.join(" or ")}?`);
   }
   return warnings;
 }
 
-/** @returns whether two names differ only in underscores and two adjacent letters, or `name` lacks the first or last word */
-function isSimilar(name: string, our: string): boolean {
-  if (name.includes("_") && [our.replace(/_[A-Z]+$/, ""), our.replace(/^[A-Z]+_/, "")].includes(name)) return true;
-  const [a = "", b = ""] = [name, our].map((text) => text.toUpperCase().replaceAll("_", ""));
-  const shorter = Math.min(a.length, b.length);
-  let [start, end] = [0, 0];
-  while (start < shorter && a[start] === b[start]) start++;
-  while (end < shorter - start && a.at(-1 - end) === b.at(-1 - end)) end++;
-  return Math.max(a.length, b.length) - start - end <= 2;
-}
+/** Not for a name of one word: REDIS or API could mean anything. */
+const lacksFirstOrLastWord = (name: string, our: string) =>
+  name.includes("_") && [our.replace(/_[A-Z]+$/, ""), our.replace(/^[A-Z]+_/, "")].includes(name);
 
 type Reader = ReturnType<typeof createReader>;
 

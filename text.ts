@@ -1,4 +1,4 @@
-/** Text for people: counts, and lines that are safe to show on a terminal. */
+/** Text for people: counts, misspelt names, and lines that are safe to show on a terminal. */
 
 /** @returns "1,204" for 1204 */
 export const formatNumber = (number: number) => number.toLocaleString("en-US");
@@ -6,6 +6,16 @@ export const formatNumber = (number: number) => number.toLocaleString("en-US");
 /** @returns "1 message", "1,204 messages" */
 export const pluralize = (count: number, singular: string, plural = `${singular}s`) =>
   `${formatNumber(count)} ${count === 1 ? singular : plural}`;
+
+/** @returns whether two names differ in at most two adjacent characters; upper and lower case, `_` and `-` are ignored */
+export function areSimilar(one: string, other: string): boolean {
+  const [a = "", b = ""] = [one, other].map((name) => name.toLowerCase().replace(/[_-]/g, ""));
+  const shorter = Math.min(a.length, b.length);
+  let [start, end] = [0, 0];
+  while (start < shorter && a[start] === b[start]) start++;
+  while (end < shorter - start && a.at(-1 - end) === b.at(-1 - end)) end++;
+  return start + end > 0 && Math.max(a.length, b.length) - start - end <= 2;
+}
 
 /** Control characters, invisible ones such as those that change the direction of text, half a surrogate pair, line separators. */
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;

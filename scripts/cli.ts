@@ -5,7 +5,7 @@ import { type ParseArgsConfig, parseArgs, styleText } from "node:util";
 import { ConfigError } from "../config.ts";
 import { bypassProxyForLoopback } from "../loopback.ts";
 import { describeQueueError } from "../queue/request.ts";
-import { formatNumber, printable } from "../text.ts";
+import { areSimilar, formatNumber, printable } from "../text.ts";
 import { createProgress } from "./progress.ts";
 
 interface Option {
@@ -148,17 +148,9 @@ function findUnknownOption({ args, options = {} }: ParseArgsConfig): string | un
   const { tokens } = parseArgs({ args, options, strict: false, tokens: true });
   for (const token of tokens) {
     if (token.kind !== "option" || Object.hasOwn(options, token.name)) continue;
-    const nearest = Object.keys(options).find((name) => name.startsWith(token.name) || differByOne(name, token.name));
+    const nearest = Object.keys(options).find((name) => name.startsWith(token.name) || areSimilar(name, token.name));
     return `Unknown option '${token.rawName}': ${nearest ? `did you mean --${nearest}?` : "see --help"}`;
   }
-}
-
-/** @returns whether one character was added, left out or replaced, or two neighbours were swapped */
-function differByOne(a: string, b: string): boolean {
-  // Without one character of each they are equal.
-  const shortened = (word: string) =>
-    new Set([word, ...Array.from(word, (_, at) => word.slice(0, at) + word.slice(at + 1))]);
-  return Math.abs(a.length - b.length) < 2 && !shortened(a).isDisjointFrom(shortened(b));
 }
 
 function readValue(name: string, option: Option, given: string[], problems: string[]) {
