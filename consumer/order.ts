@@ -94,7 +94,7 @@ function parserReason(error: unknown, body: string): string {
   return position === undefined ? reason : `${reason}, at character ${position + 1}`;
 }
 
-const STRING = String.raw`"(?:[ !#-[\]-\uffff]|\\(?:["\\/bfnrt]|u[\da-fA-F]{4}))*"`;
+const STRING = String.raw`"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[\da-fA-F]{4})[ !#-[\]-\uffff]*)*"`;
 const NUMBER = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])`;
 const JSON_TOKEN = new RegExp(String.raw`[ \t\r\n]*(?:[{}[\]:,]|${STRING}|${NUMBER}|(?:true|false|null)\b|$)`, "y");
 

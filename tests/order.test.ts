@@ -654,6 +654,12 @@ describe("validateOrder() stands bodies of a megabyte", () => {
     expect(verdict(judgeInTime(`"${"\\n".repeat(500_000)}`))).toBe("rejected invalid_json");
   });
 
+  test("rejects a batch of ten texts without an end in the same time", () => {
+    const startMs = performance.now();
+    for (let message = 0; message < 10; message++) validateOrder(`"${"a".repeat(1_000_000)}`, "correct");
+    expect(performance.now() - startMs).toBeLessThan(LIMIT_MS);
+  });
+
   const arrays = "[".repeat(500_000) + "]".repeat(500_000);
   const objects = `${'{"a":'.repeat(170_000)}1${"}".repeat(170_000)}`;
   for (const [name, bomb] of Object.entries({ arrays, objects })) {
