@@ -33,6 +33,8 @@ const MAX_RETENTION_SECONDS = 14 * 24 * 3600;
 const [MAX_ATTEMPTS, ATTEMPT_PAUSE_MS] = [4, 500];
 /** Long enough for retries, short enough that an operator sees the error of a start that fails. */
 const SETUP_DEADLINE_MS = 10_000;
+/** A process or a server that provides credentials can hang. */
+const CREDENTIALS_DEADLINE_MS = 5_000;
 
 /**
  * Looks up a queue and its dead-letter queue. If the queue is given by name, creates both if they do not exist.
@@ -271,8 +273,9 @@ async function findMissingSettings({ config }: SQSClient, { endpoint }: QueueNam
     problems.push(describeQueueError(error));
     settings.push("AWS_REGION=us-east-1");
   });
-  await config.credentials().catch(() => {
-    problems.push("AWS credentials are missing");
+  await withDeadline(CREDENTIALS_DEADLINE_MS, undefined, () => config.credentials()).catch((error) => {
+    const isMissing = /^Could not load credentials from any/.test(error.message);
+    problems.push(`AWS credentials ${isMissing ? "are missing" : `cannot be read: ${describeQueueError(error)}`}`);
     settings.push("AWS_ACCESS_KEY_ID=…", "AWS_SECRET_ACCESS_KEY=…");
   });
   if (problems.length === 0) return undefined;

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { closeSync, constants, openSync } from "node:fs";
+import { closeSync, constants, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { type Emulator, startEmulator } from "../queue/emulator.ts";
@@ -397,6 +397,9 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
     return { code, lines: output().trim().split("\n") };
   }
 
+  const hanging = join(temporaryFolder(), "config");
+  writeFileSync(hanging, "[default]\ncredential_process = sleep 20\n");
+
   test.each<[string, () => Record<string, string>, RegExp]>([
     [
       "a taken port",
@@ -441,6 +444,11 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
         "a region with a blank",
         { ...AWS, AWS_REGION: "eu west" },
         /: Region not accepted: region="eu west".*Set .*AWS_REGION=/,
+      ],
+      [
+        "a program for credentials that hangs",
+        { AWS_REGION: "us-east-1", AWS_CONFIG_FILE: hanging },
+        /: AWS credentials cannot be read: no response within 5 s\. Set /,
       ],
       ["an empty region", { ...AWS, AWS_REGION: "" }, /: Region not accepted: region="".*[^.]\. Set .*AWS_REGION=/],
     ].map(
