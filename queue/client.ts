@@ -16,9 +16,8 @@ export interface QueueAddress {
   visibilityTimeoutSeconds: number;
   /** The timeout of the queue itself, set only if it is too short: then each receive asks for `visibilityTimeoutSeconds`. */
   shortVisibilityTimeoutSeconds?: number;
-  /** The largest message that the queue accepts, and its dead-letter queue, bytes; absent if unknown. */
+  /** The largest message that both the queue and its dead-letter queue accept, bytes; absent if unknown. */
   maxBytes?: number;
-  deadLetterMaxBytes?: number;
   /** How long after an order was counted a copy of its message can still be delivered, seconds; absent if unknown. */
   copyLifetimeSeconds?: number;
 }

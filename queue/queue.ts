@@ -75,7 +75,7 @@ const SYSTEM_ATTRIBUTES: MessageSystemAttributeName[] = [
  * @param onRequest is called after every request
  */
 export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}): Queue {
-  const address = { ...located };
+  let address = located;
   const client = createClient(address);
   const request = createRequest(client, onRequest);
   const fifo = isFifo(address.url);
@@ -132,10 +132,10 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
 
   async function deadLetter(rejected: readonly DeadLetter[], onDropped: OnDropped = () => {}): Promise<Failure[]> {
     const messages = rejected.map(({ message }) => message);
-    const { deadLetterUrl, deadLetterMaxBytes } = address;
+    const { deadLetterUrl, maxBytes } = address;
     if (!deadLetterUrl) return messages.map((message) => ({ message, reason: "the queue has no dead-letter queue" }));
     const entries = rejected.map((each, index) => {
-      const { entry, dropped } = deadLetterEntry(each, index, fifo, deadLetterMaxBytes);
+      const { entry, dropped } = deadLetterEntry(each, index, fifo, maxBytes);
       if (dropped.length > 0) onDropped(each.message, dropped);
       return entry;
     });
@@ -170,12 +170,13 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
     return { visible, inFlight, deadLetter: undefined, deadLetterProblem: deadLetters };
   }
 
-  const relocate = (next: QueueAddress) =>
-    void Object.assign(address, { deadLetterUrl: undefined, shortVisibilityTimeoutSeconds: undefined }, next);
-  const close = () => client.destroy();
   return {
-    address,
-    relocate,
+    get address() {
+      return address;
+    },
+    relocate: (next) => {
+      address = next;
+    },
     receive,
     delete: deleteMessages,
     changeVisibility,
@@ -183,7 +184,7 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
     redrive,
     send,
     depth,
-    close,
+    close: () => client.destroy(),
   };
 }
 

@@ -128,18 +128,17 @@ export function copyLifetimeSeconds(fifo: boolean, retention: number, deadLetter
   return retention + longest + DAY_SECONDS;
 }
 
-/** @returns the largest messages and the lifetime of copies, without those that are unknown */
+/** @returns the size of the largest message and the lifetime of copies, absent if unknown */
 async function limitsOf(sqs: SetupCalls, url: string, attributes: Attributes, deadLetterUrl: string | undefined) {
   const retention = Number(attributes.MessageRetentionPeriod);
   const ofDeadLetterQueue = deadLetterUrl ? await sqs.getAttributes(deadLetterUrl).catch(() => undefined) : undefined;
   const deadLetterRetention = ofDeadLetterQueue ? Number(ofDeadLetterQueue.MessageRetentionPeriod) : undefined;
-  const maxBytes = Number(attributes.MaximumMessageSize);
-  const deadLetterMaxBytes = Number(ofDeadLetterQueue?.MaximumMessageSize);
-  const sizes = { ...(maxBytes && { maxBytes }), ...(deadLetterMaxBytes && { deadLetterMaxBytes }) };
+  const sizes = [attributes, ofDeadLetterQueue].flatMap((each) => Number(each?.MaximumMessageSize) || []);
+  const size = sizes.length > 0 && { maxBytes: Math.min(...sizes) };
   // There is a dead-letter queue, but its attributes cannot be read.
-  if (attributes.RedrivePolicy && deadLetterRetention === undefined) return sizes;
+  if (attributes.RedrivePolicy && deadLetterRetention === undefined) return { ...size };
   const seconds = copyLifetimeSeconds(isFifo(url), retention, deadLetterRetention);
-  return Number.isFinite(seconds) ? { ...sizes, copyLifetimeSeconds: seconds } : sizes;
+  return { ...size, ...(Number.isFinite(seconds) && { copyLifetimeSeconds: seconds }) };
 }
 
 async function createWithDeadLetterQueue(sqs: SetupCalls, name: string): Promise<string> {

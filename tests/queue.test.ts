@@ -274,7 +274,7 @@ describe("the queue", () => {
       const all = [...WITH_ERRORS, "a", "traceparent"];
       const attributes = { a: text("x".repeat(20)), traceparent: text("00-abc") };
       for (const maxBytes of [1024 * 1024, 20_000]) {
-        const limited = openQueue({ ...queue.address, deadLetterMaxBytes: maxBytes });
+        const limited = openQueue({ ...queue.address, maxBytes });
         const body = "é".repeat((maxBytes - room) / 2) + "x".repeat(room % 2);
         const { failures, dropped, dead, texts } = await deadLetterOf(limited, { body, attributes });
         expect([failures, dead?.body === body, Object.keys(texts).sort()]).toEqual([[], true, names.toSorted()]);
