@@ -4,8 +4,8 @@ import { printable } from "./text.ts";
 
 export type Log = Logger;
 
-/** Of lines that wait for a slow reader of stdout, in each thread: about 5,000 lines. */
-const MAX_WAITING_CHARACTERS = 1_000_000;
+/** Lines that wait for a slow reader of stdout, in each thread: about 1 MB. */
+const MAX_WAITING_LINES = 5_000;
 
 /**
  * @param bindings fields that are added to every line
@@ -38,7 +38,6 @@ export function createLog({ level, pretty }: Config["log"], bindings: Record<str
 function createLineWriter(onDropped: (lines: number) => void) {
   const stdout = Bun.stdout.writer();
   const waiting: string[] = [];
-  let characters = 0;
   let dropped = 0;
 
   async function flush() {
@@ -52,12 +51,10 @@ function createLineWriter(onDropped: (lines: number) => void) {
           await Promise.all(results);
         }
         waiting.shift();
-        characters -= line.length;
       }
     } catch {
       // EPIPE: nobody will read these lines.
       waiting.length = 0;
-      characters = 0;
     }
     const lines = dropped;
     dropped = 0;
@@ -65,12 +62,8 @@ function createLineWriter(onDropped: (lines: number) => void) {
   }
 
   return (line: string) => {
-    if (characters + line.length > MAX_WAITING_CHARACTERS) {
-      dropped++;
-      return;
-    }
-    characters += line.length;
-    if (waiting.push(line) === 1) void flush();
+    if (waiting.length === MAX_WAITING_LINES) dropped++;
+    else if (waiting.push(line) === 1) void flush();
   };
 }
 
