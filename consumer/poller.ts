@@ -67,6 +67,7 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
   const limit = createReceiveLimit(concurrency);
   const running = new Set<Promise<void>>();
   const abortReceives = new AbortController();
+  let abortTimer: NodeJS.Timeout | undefined;
   let activeLoops = 0;
   let progressAt = performance.now();
 
@@ -82,11 +83,9 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
 
     /** After a full batch, the next receive starts while the batch is being deleted. */
     async function poll(onReceived: () => void): Promise<number> {
-      const { received, deleted } = await pollOnce(deps, failures.waitSeconds(), stopping, async (waitSeconds) => {
-        const messages = await receive(waitSeconds);
-        onReceived();
-        return messages;
-      });
+      const { received, deleted } = await pollOnce(deps, failures.waitSeconds(), stopping, (waitSeconds) =>
+        receive(waitSeconds, onReceived),
+      );
       const previous = deleting;
       deleting = received > 0 ? deleted.then(failures.succeeded) : deleted;
       // A rejection is handled where `deleting` is awaited, which may be after the next receive.
@@ -111,7 +110,7 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
   }
 
   /** Receives once, and adjusts the receive limit. */
-  async function receive(waitSeconds: number): Promise<Message[]> {
+  async function receive(waitSeconds: number, onReceived: () => void): Promise<Message[]> {
     const inFlight = activeLoops;
     const startedAt = performance.now();
     const elapsedMs = () => performance.now() - startedAt;
@@ -122,6 +121,7 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
       // The collector alone starts late: large batches that are already processed would need twice the memory.
       if (bytes > LARGE_BATCH_BYTES) Bun.gc(true);
       if (messages.length === 0 && elapsedMs() < EARLY_MS) await pause(EARLY_PAUSE_MS, stopping);
+      onReceived();
       return messages;
     } catch (error) {
       limit.failed(elapsedMs(), inFlight);
@@ -154,10 +154,10 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
     clearTimeout(abortTimer);
   }
 
-  let abortTimer: NodeJS.Timeout | undefined;
-  const abortLater = () => {
+  function abortLater() {
     abortTimer = setTimeout(() => abortReceives.abort(), STOP_ABORTS_AFTER_MS);
-  };
+  }
+
   stopping.addEventListener("abort", abortLater, { once: true });
   startLoop();
   return {
@@ -197,8 +197,8 @@ function createFailures(log: Log) {
     receivedNothing: () => {
       if (!failedAfterReceive) succeeded();
     },
-    /** After a failure no wait time: a response proves the recovery, also while the queue is empty. */
-    waitSeconds: () => (consecutive > 0 ? 0 : WAIT_SECONDS),
+    /** After a failed receive no wait time: any response proves the recovery, even of an empty queue. */
+    waitSeconds: () => (consecutive > 0 && !failedAfterReceive ? 0 : WAIT_SECONDS),
     reason: () => (consecutive >= FAILING_AFTER ? lastError : undefined),
   };
 }

@@ -197,7 +197,8 @@ test("/health has the code of an error of SQS, and the log its text, which names
   });
   const program = await startOn(server.url.origin, { SQS_QUEUE_NAME: "denied" });
   denied = true;
-  await waitFor("the workers to be paused", async () => (await health(program)).problems?.join().includes("worker"));
+  const paused = async () => (await health(program)).problems?.join().includes("worker 1 is paused");
+  await waitFor("worker 1 to be paused", paused);
   const { problems = [] } = await health(program);
   expect(problems).toContain("queue denied: GetQueueAttributes failed: AccessDeniedException");
   expect(problems).toContain("worker 1 is paused: ReceiveMessage failed: AccessDeniedException");
