@@ -66,7 +66,8 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const stopWatching = watchQueue(wantedQueue, queueAddress, isLost, location, (address) => {
     log.info({ event: "queue_changed", queue: address.url, dead_letter_queue: address.deadLetterUrl });
     logQueueWarnings(address, log);
-    if ((address.copyLifetimeSeconds ?? 0) > (copyLifetimeSeconds ?? 0))
+    // Where it was unknown at the start, the store keeps markers for the longest possible lifetime.
+    if (copyLifetimeSeconds && (address.copyLifetimeSeconds ?? 0) > copyLifetimeSeconds)
       log.warn({ event: "marker_window_too_short", msg: "copies of a message live longer now: restart this program" });
     queue.relocate(address);
     pool.relocate(address);

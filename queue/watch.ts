@@ -30,7 +30,7 @@ export function watchQueue(
   async function check() {
     if (locating || (performance.now() - locatedAt < intervalMs && !isLost())) return;
     locating = true;
-    await locateQueue(wanted).then(located, attempts.failed);
+    await locateQueue(wanted).then(located).catch(attempts.failed);
     locatedAt = performance.now();
     locating = false;
   }
