@@ -49,28 +49,24 @@ export async function processBatch(
   shutdown: AbortSignal,
 ): Promise<Processed[]> {
   const batch = validateAll(messages, deps.onValueMismatch);
-  const [{ recorded, rejected }, deadLettered] = await Promise.all([
-    recordOrRelease(deps, batch, messages, shutdown),
-    deadLetter(deps, batch.unidentified),
-  ]);
-  const processed = [...recorded, ...(await deadLetter(deps, rejected)), ...deadLettered];
+  const { recorded, rejected } = await recordOrRelease(deps, batch, messages, shutdown);
+  const processed = [...recorded, ...(await deadLetter(deps, rejected))];
   deps.outcomes.report(processed);
   return processed;
 }
 
 interface Batch {
   valid: Valid[];
-  /** Rejected orders with a valid id: if an order with that id was counted, they are duplicates. */
+  /** If an order with the same id was counted, they are duplicates. */
   rejected: Rejected[];
-  unidentified: Rejected[];
 }
 
 function validateAll(messages: readonly Message[], onValueMismatch: OnValueMismatch): Batch {
-  const batch: Batch = { valid: [], rejected: [], unidentified: [] };
+  const batch: Batch = { valid: [], rejected: [] };
   for (const message of messages) {
     const result = validateOrder(message.body, onValueMismatch);
-    if (result.outcome !== "rejected") batch.valid.push({ message, ...result });
-    else batch[result.orderId === undefined ? "unidentified" : "rejected"].push({ message, ...result });
+    if (result.outcome === "rejected") batch.rejected.push({ message, ...result });
+    else batch.valid.push({ message, ...result });
   }
   return batch;
 }
@@ -87,15 +83,13 @@ async function recordOrRelease(
   messages: readonly Message[],
   shutdown: AbortSignal,
 ): Promise<{ recorded: Processed[]; rejected: Rejected[] }> {
-  const { valid, rejected } = batch;
-  if (valid.length + rejected.length === 0) return { recorded: [], rejected: [] };
   const stored = await store(deps, batch, deps.record).catch(async (error) => {
     const retried = retryUntilStored(deps, batch, error, shutdown);
     await keepInvisible(deps, messages, retried);
     return await retried;
   });
   if (stored) return outcomesOf(deps, batch, stored);
-  await setVisibility(deps, [...valid, ...rejected], 0, "release_failed");
+  await setVisibility(deps, messages, 0, "release_failed");
   return { recorded: [], rejected: [] };
 }
 
@@ -112,7 +106,9 @@ async function store(
   send: Store["record"],
 ): Promise<Stored> {
   // Before recording: after a failure both are repeated, and orders that were recorded would then be duplicates.
-  const counted = await Promise.all(rejected.map(({ orderId = "" }) => store.isCounted(orderId)));
+  const counted = await Promise.all(
+    rejected.map(async ({ orderId }) => orderId !== undefined && store.isCounted(orderId)),
+  );
   if (valid.length === 0) return { results: [], counted };
   const stopTimer = metrics.applySeconds.startTimer();
   const results = await send(valid.map(({ order }) => order));
@@ -188,15 +184,9 @@ async function keepInvisible({ queue, log }: ConsumerDeps, batch: readonly Messa
 }
 
 /** Makes messages visible after `seconds`; 0 returns them to the queue. If this fails, they are after the visibility timeout. */
-async function setVisibility(
-  deps: ConsumerDeps,
-  orders: readonly { message: Message }[],
-  seconds: number,
-  event: string,
-) {
-  const messages = orders.map(({ message }) => message);
-  const failures = await deps.queue.changeVisibility(messages, seconds).catch(allFailed(messages));
-  if (failures.length > 0) deps.log.warn({ event, ...summary(failures) });
+async function setVisibility({ queue, log }: ConsumerDeps, batch: readonly Message[], seconds: number, event: string) {
+  const failures = await queue.changeVisibility(batch, seconds).catch(allFailed(batch));
+  if (failures.length > 0) log.warn({ event, ...summary(failures) });
 }
 
 /** Copies rejected messages to the dead-letter queue. @returns the messages that were copied; the others are delivered again */
@@ -222,9 +212,10 @@ const MAX_POSTPONE_SECONDS = 15 * 60;
 async function postpone(deps: ConsumerDeps, failures: readonly Failure[]) {
   const { url, visibilityTimeoutSeconds } = deps.queue.address;
   if (isFifo(url)) return;
-  const receives = Math.max(...failures.map(({ message }) => message.receiveCount ?? 1));
+  const messages = failures.map(({ message }) => message);
+  const receives = Math.max(...messages.map(({ receiveCount = 1 }) => receiveCount));
   const seconds = Math.min(visibilityTimeoutSeconds * 2 ** (receives - 1), MAX_POSTPONE_SECONDS);
-  await setVisibility(deps, failures, seconds, "postpone_failed");
+  await setVisibility(deps, messages, seconds, "postpone_failed");
 }
 
 /**

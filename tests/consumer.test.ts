@@ -477,7 +477,7 @@ describe("while the store is unavailable", () => {
     c.stopping.abort();
     await poller.done;
     expect(performance.now() - before).toBeLessThan(1000);
-    expect(await c.queue.depth()).toEqual({ visible: 1, inFlight: 0, deadLetter: 1 });
+    expect(await c.queue.depth()).toEqual({ visible: 2, inFlight: 0, deadLetter: 0 });
   });
 });
 
