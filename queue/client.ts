@@ -12,9 +12,9 @@ export interface QueueAddress {
   embedded: boolean;
   /** How receives, deletes and visibility changes are sent; `fetch` if absent. */
   client?: "fetch" | "sdk";
-  /** How long a received message stays invisible to other consumers, seconds. */
+  /** How long a received message stays invisible to other consumers, seconds. Each receive asks for it. */
   visibilityTimeoutSeconds: number;
-  /** The timeout of the queue itself, set only if it is too short: then each receive asks for `visibilityTimeoutSeconds`. */
+  /** The timeout of the queue itself, set only if it is too short. */
   shortVisibilityTimeoutSeconds?: number;
   /** The largest message that both the queue and its dead-letter queue accept, bytes; absent if unknown. */
   maxBytes?: number;

@@ -28,7 +28,7 @@ export interface Queue {
   readonly address: QueueAddress;
   /**
    * Receives at most ten messages, or none if none arrive within the wait time. They are invisible to other consumers for the
-   * given visibility timeout, by default that of the queue. Rejects when `signal` aborts, or when there is no response `graceMs`
+   * given visibility timeout, by default that of the address. Rejects when `signal` aborts, or when there is no response `graceMs`
    * after the wait time.
    */
   receive(
@@ -86,9 +86,7 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
   async function receive(
     waitTimeSeconds: number,
     signal: AbortSignal,
-    VisibilityTimeout = address.shortVisibilityTimeoutSeconds === undefined
-      ? undefined
-      : address.visibilityTimeoutSeconds,
+    VisibilityTimeout = address.visibilityTimeoutSeconds,
     graceMs = RECEIVE_GRACE_MS,
   ): Promise<Message[]> {
     const input = {
