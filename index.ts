@@ -145,6 +145,14 @@ function queueName({ queue }: Config, emulator: Emulator | undefined): QueueName
 
 const logCrash = (log: Log) => (error: unknown) => log.fatal({ event: "embedded_queue_crashed", error });
 
+const LISTEN_PROBLEMS: [RegExp, string][] = [
+  [/EADDRINUSE|in use/, "the port is in use. Stop the program that listens on it, or set PORT to another port"],
+  [
+    /EINVAL|ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/,
+    "this machine has no such address. Set HOST to one that it has, such as 127.0.0.1, or to 0.0.0.0 for all of them",
+  ],
+];
+
 /** @returns the base URL */
 function listen(app: App, { host, port }: Config["http"]): string {
   try {
@@ -152,13 +160,7 @@ function listen(app: App, { host, port }: Config["http"]): string {
     return `http://${host.includes(":") ? `[${host}]` : host}:${app.server?.port}`;
   } catch (error) {
     const message = messageOf(error);
-    const inUse = /EADDRINUSE|in use/.test(message);
-    const noAddress = /EINVAL|ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL/.test(message);
-    const reason = inUse
-      ? "the port is in use. Stop the program that listens on it, or set PORT to another port"
-      : noAddress
-        ? "this machine has no such address. Set HOST to one that it has, such as 127.0.0.1, or to 0.0.0.0 for all of them"
-        : message;
+    const reason = LISTEN_PROBLEMS.find(([pattern]) => pattern.test(message))?.[1] ?? message;
     throw new Error(`Cannot listen on ${host}:${port}: ${reason}`, { cause: error });
   }
 }

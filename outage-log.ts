@@ -1,8 +1,6 @@
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 
-export type OutageLog = ReturnType<typeof createOutageLog>;
-
 /** Reasons that contain ids or times differ each time, and must not fill the log. */
 const MAX_REASONS = 10;
 

@@ -7,8 +7,6 @@ const MAX_TARGET_MS = 10_000;
 /** Bytes of message bodies that one worker receives at a time: ten messages of the largest size, 1 MiB. */
 const MAX_BODY_BYTES = 10 * 1024 * 1024;
 
-export type ReceiveLimit = ReturnType<typeof createReceiveLimit>;
-
 /**
  * Limits how many receives of a worker are in flight, and how long each may take.
  *

@@ -6,8 +6,6 @@ const MAX_CLIENTS = 100_000;
 /** Probes are not limited, because a load balancer would stop sending requests to this process. */
 const PROBES = /^(https?:\/\/[^/?#]*)?\/(health|ready)?$/;
 
-export type Limiter = ReturnType<typeof createLimiter>;
-
 /** @returns the counts of all clients in the current minute. `check` throws a `Problem` with status 429 for one that has reached `max` */
 export function createLimiter(max: number, detail: string) {
   let counts = new Map<string, number>();
