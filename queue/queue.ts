@@ -53,7 +53,8 @@ export interface Queue {
   redrive(deadLetters: readonly Message[]): Promise<Failure[]>;
   /** Sends message bodies. A FIFO queue needs one group id per body. Rejects if any message may not have been sent. */
   send(bodies: readonly string[], groupIds?: readonly string[]): Promise<void>;
-  depth(): Promise<Depth>;
+  /** Rejects with an Error that names the queue. */
+  depth(deadlineMs?: number): Promise<Depth>;
   /** Uses another address from now on: the queue was created again, or its settings have changed. */
   relocate(address: QueueAddress): void;
   /** Closes the connections of this queue. */
@@ -159,10 +160,11 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
     }
   }
 
-  async function depth(): Promise<Depth> {
+  async function depth(deadlineMs?: number): Promise<Depth> {
+    const names: CountName[] = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
     const [[visible = 0, inFlight = 0], deadLetters] = await Promise.all([
-      count(request, address.url, ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]),
-      count(request, address.deadLetterUrl, ["ApproximateNumberOfMessages"]).catch(messageOf),
+      count(request, address.url, names, deadlineMs),
+      count(request, address.deadLetterUrl, names.slice(0, 1), deadlineMs).catch(messageOf),
     ]);
     if (typeof deadLetters !== "string") return { visible, inFlight, deadLetter: deadLetters[0] };
     return { visible, inFlight, deadLetter: undefined, deadLetterProblem: deadLetters };
@@ -213,11 +215,20 @@ const toMessage = ({ MessageId, Body, ReceiptHandle, Attributes, MessageAttribut
 type CountName = "ApproximateNumberOfMessages" | "ApproximateNumberOfMessagesNotVisible";
 
 /** @throws an Error that names the queue */
-async function count(request: Request, url: string | undefined, AttributeNames: CountName[]): Promise<number[]> {
+async function count(
+  request: Request,
+  url: string | undefined,
+  AttributeNames: CountName[],
+  deadlineMs?: number,
+): Promise<number[]> {
   if (!url) return AttributeNames.map(() => 0);
   const command = new GetQueueAttributesCommand({ QueueUrl: url, AttributeNames });
   try {
-    const { Attributes } = await request("GetQueueAttributes", (sqs, options) => sqs.send(command, options));
+    const { Attributes } = await request(
+      "GetQueueAttributes",
+      (sqs, options) => sqs.send(command, options),
+      deadlineMs,
+    );
     return AttributeNames.map((name) => Number(Attributes?.[name] ?? 0));
   } catch (error) {
     throw new Error(`${url.split("/").at(-1)}: ${messageOf(error)}`, { cause: error });

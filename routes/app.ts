@@ -1,6 +1,6 @@
 import { Elysia } from "elysia";
 import { Registry } from "prom-client";
-import { cachedFor, withDeadline } from "../deadline.ts";
+import { cachedFor } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { createOutageLog } from "../outage-log.ts";
@@ -49,7 +49,7 @@ export function createApp(deps: ApiDeps) {
   const outage = createOutageLog(deps.log, { failed: "queue_unavailable", recovered: "queue_available" });
   const depth = cachedFor(PROBE_CACHE_MS, async () => {
     try {
-      const read = await withDeadline(PROBE_DEADLINE_MS, undefined, deps.depth);
+      const read = await deps.depth(PROBE_DEADLINE_MS);
       if (read.deadLetterProblem) outage.failed(`dead-letter queue ${read.deadLetterProblem}`);
       else outage.succeeded();
       return read;

@@ -2,7 +2,7 @@ import { Elysia } from "elysia";
 import Type from "typebox";
 import { cachedFor, withDeadline } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
-import type { Depth } from "../queue/queue.ts";
+import type { Queue } from "../queue/queue.ts";
 import { withoutDetails } from "../queue/request.ts";
 import type { DataLoss } from "../store/data-loss.ts";
 import type { Store } from "../store/store.ts";
@@ -18,7 +18,7 @@ export interface HealthDeps {
   dataLoss: DataLoss;
   store: Store;
   storeKind: "redis" | "cluster" | "sqlite";
-  depth: () => Promise<Depth>;
+  depth: Queue["depth"];
   workers: () => WorkerStatus[];
 }
 

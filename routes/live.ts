@@ -1,6 +1,7 @@
 import { cachedFor, withDeadline } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
-import type { Depth } from "../queue/queue.ts";
+import type { Queue } from "../queue/queue.ts";
+import { withoutDetails } from "../queue/request.ts";
 import type { DataLoss } from "../store/data-loss.ts";
 import type { Reads } from "../store/single-flight.ts";
 import { NO_ORDERS, OUTCOMES, type Outcome, type Store, type Totals } from "../store/store.ts";
@@ -12,7 +13,7 @@ export interface LiveDeps {
   store: Pick<Store, "check">;
   dataLoss: DataLoss;
   reads: Pick<Reads, "global">;
-  depth: () => Promise<Depth>;
+  depth: Queue["depth"];
   workers: () => WorkerStatus[];
   /** Number of orders by outcome, of this process since its start. */
   outcomes: () => Promise<Outcomes>;
@@ -57,7 +58,7 @@ const DEPTH_MS = 2_000;
 export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: LiveDeps) {
   const history = createHistory();
   const subscribers = new Set<Subscriber>();
-  const cachedDepth = cachedFor(DEPTH_MS, () => withDeadline(PROBE_DEADLINE_MS, undefined, depth));
+  const cachedDepth = cachedFor(DEPTH_MS, () => depth(PROBE_DEADLINE_MS));
   let totals = NO_ORDERS;
   let asOfMs = 0;
   let counts = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, 0])) as Outcomes;
@@ -105,7 +106,7 @@ export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: 
   async function publish() {
     const problems = listProblems();
     const queue = await readQueue().catch((error) => {
-      problems.push(`queue: ${messageOf(error)}`);
+      problems.push(`queue ${messageOf(error)}`);
       return null;
     });
     const state = {
@@ -113,9 +114,9 @@ export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: 
       total_revenue: toAmount(totals.cents),
       orders_per_second: history.perSecond("orders") ?? null,
       queue,
-      workers: workers().map(({ state, reason }) => ({ state, ...(reason && { reason }) })),
+      workers: workers().map(({ state, reason }) => ({ state, ...(reason && { reason: withoutDetails(reason) }) })),
       outcomes: counts,
-      problems,
+      problems: problems.map(withoutDetails),
     };
     const text = JSON.stringify(state);
     if (text === published.text && performance.now() - published.at < HEARTBEAT_MS) return;

@@ -204,6 +204,21 @@ describe("the queue", () => {
     expect(await queue.depth()).toEqual({ visible: 0, inFlight: 0, deadLetter: 0 });
   });
 
+  test.each([
+    ["dlq", { visible: 3, deadLetterProblem: "dlq: GetQueueAttributes failed: no response within 0.3 s" }],
+    ["q", "q: GetQueueAttributes failed: no response within 0.3 s"],
+  ])("depth() names the queue that does not respond: %s", async (silent, expected) => {
+    const Attributes = { ApproximateNumberOfMessages: "3" };
+    const { queue, stop } = rawServer(async (request) => {
+      const { QueueUrl } = (await request.json()) as { QueueUrl: string };
+      return QueueUrl.endsWith(`/${silent}`) ? await new Promise<never>(() => {}) : Response.json({ Attributes });
+    });
+    expect(await queue.depth(300).catch(({ message }) => message)).toEqual(
+      typeof expected === "string" ? expected : expect.objectContaining(expected),
+    );
+    stop();
+  });
+
   test("deadLetter() copies the body unchanged with reason, errors and the sender's attributes", async () => {
     const queue = await freshQueue(emulator);
     await queue.send(["not json 😀"]);

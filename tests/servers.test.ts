@@ -195,7 +195,7 @@ test("health is healthy within two seconds after an idle queue has recovered", a
   await program.exited;
 });
 
-test("/health has the code of an error of SQS, and the log its text, which names accounts and roles", async () => {
+test("/health and /events have the code of an error of SQS, and the log its text, which names accounts and roles", async () => {
   let denied = false;
   const message = "User: arn:aws:sts::123456789012:assumed-role/orders is not authorized";
   const error = { __type: "com.amazon.coral.service#AccessDeniedException", message };
@@ -208,6 +208,13 @@ test("/health has the code of an error of SQS, and the log its text, which names
   expect(problems).toContain("queue denied: GetQueueAttributes failed: AccessDeniedException");
   expect(problems).toContain("worker 1 is paused: ReceiveMessage failed: AccessDeniedException");
   expect(problems.join()).not.toContain("arn:");
+  let events = "";
+  for await (const chunk of (await program.get("/events")).body ?? []) {
+    events += new TextDecoder().decode(chunk);
+    if (events.includes("data:")) break;
+  }
+  expect(events).toContain("not counting: ReceiveMessage failed: AccessDeniedException");
+  expect(events).not.toContain("arn:");
   for (const event of ["queue_unavailable", "polling_failed"])
     expect(reasonsOf(program, event).join()).toContain("arn:aws:sts::123456789012");
   program.kill("SIGKILL");
