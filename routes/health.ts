@@ -51,9 +51,11 @@ export function healthRoutes(deps: HealthDeps) {
 }
 
 async function checkAll({ store, storeKind, depth, workers, dataLoss }: HealthDeps) {
-  let deadLetterProblem: string | undefined;
-  const readDepth = async () => ({ deadLetterProblem } = await depth());
-  const [storeProblem, queueProblem] = await Promise.all([problemOf(store.check), problemOf(readDepth)]);
+  const [storeProblem, read] = await Promise.all([
+    withDeadline(PROBE_DEADLINE_MS, undefined, store.check).then(() => undefined, messageOf),
+    depth().catch(messageOf),
+  ]);
+  const [queueProblem, deadLetterProblem] = typeof read === "string" ? [read] : [undefined, read.deadLetterProblem];
   const workerProblems = workers().flatMap(({ state, reason }, index) =>
     state === "running" && !reason ? [] : [`worker ${index + 1} is ${state}: ${reason ?? "not ready yet"}`],
   );
@@ -75,15 +77,6 @@ async function checkAll({ store, storeKind, depth, workers, dataLoss }: HealthDe
     },
     ...(problems.length > 0 && { problems }),
   };
-}
-
-/** @returns why a check fails or takes too long; undefined if it succeeds */
-async function problemOf(check: () => Promise<unknown>): Promise<string | undefined> {
-  try {
-    await withDeadline(PROBE_DEADLINE_MS, undefined, check);
-  } catch (error) {
-    return messageOf(error);
-  }
 }
 
 const WELCOME = {

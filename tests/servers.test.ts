@@ -166,6 +166,20 @@ test("health is degraded and names the dead-letter queue where only that is miss
   await program.exited;
 });
 
+test("/health names the queue that does not respond", async () => {
+  let isSilent = false;
+  await using server = startServer(async () => {
+    if (isSilent) await new Promise(() => {});
+    return undefined;
+  });
+  const program = await startOn(server.url.origin, { SQS_QUEUE_NAME: "silent" });
+  isSilent = true;
+  const problem = "queue silent: GetQueueAttributes failed: no response within 2 s";
+  await waitFor("the problem", async () => (await health(program)).problems?.includes(problem));
+  program.kill("SIGKILL");
+  await program.exited;
+});
+
 test("a stop of an idle program leaves no receive that would hide messages sent later", async () => {
   const queue = openQueue(await locate("idle"));
   const DATA_DIR = temporaryFolder();
