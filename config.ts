@@ -221,7 +221,7 @@ function findMisspellings(env: Environment, names: ReadonlySet<string>): string[
   const { NODE_ENV = "" } = env;
   const unknown = !["", "production", "development", "test"].includes(NODE_ENV);
   const warnings = unknown ? [`NODE_ENV=${NODE_ENV} has no effect: did you mean production?`] : [];
-  // PORT and HOST are like too many other names, and AWS_ENDPOINT_URL_S3 is not a misspelling.
+  // PORT and HOST resemble too many other names, and AWS_ENDPOINT_URL_S3 is not a misspelling.
   const ours = [...names].filter((name) => name.includes("_") && !/^(AWS|OTEL|NODE)_/.test(name) && !env[name]);
   for (const name of Object.keys(env).filter((name) => !names.has(name))) {
     const similar = ours.filter((our) => areSimilar(name, our) || lacksFirstOrLastWord(name, our));
@@ -230,7 +230,7 @@ function findMisspellings(env: Environment, names: ReadonlySet<string>): string[
   return warnings;
 }
 
-/** Not for a name of one word: REDIS or API could mean anything. */
+/** @returns false for a `name` of one word: REDIS or API could mean anything */
 const lacksFirstOrLastWord = (name: string, our: string) =>
   name.includes("_") && [our.replace(/_[A-Z]+$/, ""), our.replace(/^[A-Z]+_/, "")].includes(name);
 

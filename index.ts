@@ -62,8 +62,8 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const pool = await startPool(workers, workerOptions, log, workerFile);
   resources.defer(() => pool.stop());
   const isLost = () => pool.status().some(({ reason = "" }) => QUEUE_LOST.test(reason));
-  const location = createOutageLog(log, { failed: "queue_not_located", recovered: "queue_located" });
-  const stopWatching = watchQueue(wantedQueue, queueAddress, isLost, location, (address) => {
+  const outage = createOutageLog(log, { failed: "queue_not_located", recovered: "queue_located" });
+  const stopWatching = watchQueue(wantedQueue, queueAddress, isLost, outage, (address) => {
     log.info({ event: "queue_changed", queue: address.url, dead_letter_queue: address.deadLetterUrl });
     logQueueWarnings(address, log);
     // Where it was unknown at the start, the store keeps markers for the longest possible lifetime.

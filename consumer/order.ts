@@ -98,7 +98,7 @@ const STRING = String.raw`"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[\da-fA-F]{4})[
 const NUMBER = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])`;
 const JSON_TOKEN = new RegExp(String.raw`[ \t\r\n]*(?:[{}[\]:,]|${STRING}|${NUMBER}|(?:true|false|null)\b|$)`, "y");
 
-/** @returns where the first text begins that is no token of JSON, which the parser does not report; undefined without one */
+/** @returns the position of the first text that is not a JSON token, undefined if there is none. The parser reports no position */
 function firstInvalidToken(body: string): number | undefined {
   let end = 0;
   JSON_TOKEN.lastIndex = 0;

@@ -183,7 +183,7 @@ async function keepInvisible({ queue, log }: ConsumerDeps, batch: readonly Messa
   await finished;
 }
 
-/** Makes messages visible after `seconds`; 0 returns them to the queue. If this fails, they are after the visibility timeout. */
+/** Makes messages visible after `seconds`; 0 returns them to the queue. If this fails, their present visibility timeout applies. */
 async function setVisibility({ queue, log }: ConsumerDeps, batch: readonly Message[], seconds: number, event: string) {
   const failures = await queue.changeVisibility(batch, seconds).catch(allFailed(batch));
   if (failures.length > 0) log.warn({ event, ...summary(failures) });

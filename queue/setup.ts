@@ -25,7 +25,7 @@ export interface QueueName {
 const MAX_RECEIVE_COUNT = 5;
 /** How long a crash delays the messages in flight. A batch takes milliseconds, and one that waits for the store extends it. */
 const VISIBILITY_TIMEOUT_SECONDS = 30;
-/** Shorter, and a batch could become visible while the store takes its five seconds to fail and the messages are kept invisible. */
+/** A batch must stay invisible until an unavailable store has failed, which takes up to five seconds: only then is it extended. */
 const MIN_VISIBILITY_TIMEOUT_SECONDS = 10;
 /** The longest retention that AWS allows: somebody has to look at rejected orders. */
 const MAX_RETENTION_SECONDS = 14 * 24 * 3600;

@@ -11,15 +11,15 @@ const LOST_INTERVAL_MS = 1_000;
  * operator may delete a queue, or change its redrive policy. A queue given by name is then created again.
  *
  * @param isLost returns whether requests fail because the queue does not exist
- * @param attempts is called with the result of each attempt
+ * @param outage is called after each attempt
  * @param onChange is called with the address when it has changed
- * @returns a function that ends this
+ * @returns a function that stops it
  */
 export function watchQueue(
   wanted: QueueName,
   address: QueueAddress,
   isLost: () => boolean,
-  attempts: { failed(error: unknown): void; succeeded(): void },
+  outage: { failed(error: unknown): void; succeeded(): void },
   onChange: (address: QueueAddress) => void,
   intervalMs = LOCATE_INTERVAL_MS,
 ): () => void {
@@ -30,13 +30,13 @@ export function watchQueue(
   async function check() {
     if (locating || (performance.now() - locatedAt < intervalMs && !isLost())) return;
     locating = true;
-    await locateQueue(wanted).then(located).catch(attempts.failed);
+    await locateQueue(wanted).then(located).catch(outage.failed);
     locatedAt = performance.now();
     locating = false;
   }
 
   function located(found: QueueAddress) {
-    attempts.succeeded();
+    outage.succeeded();
     const text = JSON.stringify(found);
     if (text !== known) onChange(found);
     known = text;

@@ -16,7 +16,7 @@ interface Option {
   min?: number;
   max?: number;
   default?: number;
-  /** Several values, separated by commas or each behind the option's name. A text may also contain the commas. */
+  /** Several values, separated by commas or each behind the option's name. A text with commas is used as a whole as well. */
   multiple?: true;
 }
 type One<O> = O extends { type: readonly (infer Word)[] } ? Word : O extends { type: "text" } ? string : number;
@@ -143,7 +143,7 @@ function parseForm(config: ParseArgsConfig) {
   }
 }
 
-/** @returns the problem. `parseArgs` would report a value before it as an unexpected argument instead, without the option */
+/** @returns the problem of the first unknown option. For `3 --unknown`, `parseArgs` reports only an unexpected argument 3 */
 function findUnknownOption({ args, options = {} }: ParseArgsConfig): string | undefined {
   const { tokens } = parseArgs({ args, options, strict: false, tokens: true });
   for (const token of tokens) {

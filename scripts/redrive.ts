@@ -56,7 +56,7 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const { visible, inFlight } = await deadLetters.depth();
   const elsewhere = `${pluralize(inFlight, "message")} that another consumer has in flight`;
   if (inFlight > 0) await printToStderr(`Not received: about ${elsewhere}`);
-  // Most of the messages received may be others.
+  // Few of the messages received may be selected: progress is then the number received.
   const unit = selects ? "received message" : "message";
   const update = moves ? progress(selects ? visible : Math.min(visible, limit), unit) : undefined;
   const { counts, problems } = await sweep(deadLetters, {
@@ -80,7 +80,7 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
 
 function isSelected(message: Message, { reason: reasons, "order-id": orderIds }: Values<typeof OPTIONS>): boolean {
   const { reason } = describe(message);
-  // As it is, or as it is shown.
+  // The reason itself, or the form in which it is listed.
   const hasReason = reasons?.some((wanted) => wanted === reason || wanted === shorten(reason)) ?? true;
   return hasReason && (orderIds?.includes(orderIdOf(message)) ?? true);
 }
