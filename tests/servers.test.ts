@@ -196,6 +196,20 @@ test("a stop of an idle program leaves no receive that would hide messages sent 
   await second.exited;
 });
 
+test("a server that handles receives of one second one after another has no pauses, and delivers nothing twice", async () => {
+  const queue = openQueue(await locate("slow"));
+  for (let batch = 0; batch < 10; batch++) await queue.send(ten());
+  const { repeated } = proxy.deliveries;
+  proxy.setReceiveMs(1_000);
+  const program = await startOn(proxy.endpoint, { SQS_QUEUE_NAME: "slow" });
+  // One loop needs ten seconds. 0.8 of its rate is 12.5 s, and the first receives wait for the start of the program.
+  await waitFor("the orders", async () => (await totalOrders(program)) === 100, 15_000);
+  expect(proxy.deliveries.repeated).toBe(repeated);
+  proxy.setReceiveMs(0);
+  program.kill("SIGKILL");
+  await program.exited;
+});
+
 test("health is healthy within two seconds after an idle queue has recovered", async () => {
   await locate("recovering");
   const program = await startOn(proxy.endpoint, { SQS_QUEUE_NAME: "recovering" });
