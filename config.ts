@@ -49,7 +49,7 @@ export function readConfig(env: Environment): Config {
   const tracing = readTracing(read, problems);
   const config: Config = {
     http: {
-      host: read.text("HOST") ?? "127.0.0.1",
+      host: (read.text("HOST") ?? "127.0.0.1").replace(/^\[(.*)\]$/, "$1"),
       port: read.integer("PORT", 8000, 0, 65_535),
       ...(apiKey && { apiKey }),
       ...(requestsPerMinute > 0 && { requestsPerMinute }),
@@ -212,8 +212,7 @@ function checkPorts({ http, queue }: Config, problems: string[]) {
 /** The SDK reads these variables itself. A line break in one of them would be an error about a header or a signature. */
 function checkCredentials({ queue }: Config, read: Reader) {
   if (queue.kind === "embedded") return;
-  for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
-    read.secret(name, /^[!-~][ -~]*$/);
+  for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]) read.secret(name, /^[!-~]+$/);
 }
 
 /** @returns a warning for each variable that has no effect and looks like one of ours that is not set */
@@ -282,7 +281,7 @@ function createReader(env: Environment, problems: string[]) {
     const url = URL.parse(value);
     if (url?.host && ["http:", "https:"].includes(url.protocol)) return value;
     // The message must not repeat the value, which may contain a password.
-    problems.push(`${name} must be a URL that begins with http:// or https://`);
+    problems.push(`${name} must be a valid URL that begins with http:// or https://`);
   }
 
   /** Reads the URL of a queue or its endpoint. These are logged, and SQS supports no credentials in them. */

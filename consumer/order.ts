@@ -98,8 +98,12 @@ const STRING = String.raw`"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[\da-fA-F]{4})[
 const NUMBER = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])`;
 const JSON_TOKEN = new RegExp(String.raw`[ \t\r\n]*(?:[{}[\]:,]|${STRING}|${NUMBER}|(?:true|false|null)\b|$)`, "y");
 
+/** Matching a long text would take a second, in which the worker does nothing else. */
+const MAX_SEARCHED = 64 * 1024;
+
 /** @returns the position of the first text that is not a JSON token, undefined if there is none. The parser reports no position */
 function firstInvalidToken(body: string): number | undefined {
+  if (body.length > MAX_SEARCHED) return undefined;
   let end = 0;
   JSON_TOKEN.lastIndex = 0;
   while (end < body.length && JSON_TOKEN.test(body)) end = JSON_TOKEN.lastIndex;

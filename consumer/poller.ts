@@ -17,8 +17,8 @@ const FULL_BATCH = 10;
 const LARGE_BATCH_BYTES = 1024 * 1024;
 /** An empty response may come early, but one that comes at once could be repeated thousands of times a second. */
 const [EARLY_MS, EARLY_PAUSE_MS] = [500, 250];
-/** Consecutive failures until /health reports them. By then more than a second has passed: a short interruption is not reported. */
-const FAILING_AFTER = 4;
+/** For how long polls must fail until /health reports it: a short interruption is not reported. */
+const FAILING_AFTER_MS = 1_000;
 /** A stop has eight seconds, and processing the last batch needs some of them. */
 const STOP_ABORTS_AFTER_MS = 4_000;
 
@@ -48,7 +48,7 @@ export interface Poller {
   done: Promise<void>;
   /** Milliseconds since the last progress. Uses the monotonic clock, so a change of the system time does not look like a stall. */
   sinceProgressMs(): number;
-  /** Why polls fail, after several consecutive failures; undefined while they succeed. */
+  /** Why polls have failed for more than a second; undefined while they succeed. */
   failure(): string | undefined;
 }
 
@@ -171,6 +171,7 @@ export function startPolling(deps: ConsumerDeps, concurrency: number, stopping: 
 function createFailures(log: Log) {
   const outage = createOutageLog(log, { failed: "polling_failed", recovered: "polling_recovered" }, "error");
   let consecutive = 0;
+  let failingSince = 0;
   let lastError = "";
   /** The last failure was in processing or deleting: then an empty receive does not prove a recovery. */
   let failedAfterReceive = false;
@@ -186,6 +187,7 @@ function createFailures(log: Log) {
     failedAfterReceive = hasReceived;
     if (isStopping) return 0;
     lastError = messageOf(error);
+    if (consecutive === 0) failingSince = performance.now();
     consecutive++;
     outage.failed(error);
     return retryPauseMs(RETRY.poll, consecutive);
@@ -199,6 +201,6 @@ function createFailures(log: Log) {
     },
     /** After a failed receive no wait time: any response proves the recovery, even of an empty queue. */
     waitSeconds: () => (consecutive > 0 && !failedAfterReceive ? 0 : WAIT_SECONDS),
-    reason: () => (consecutive >= FAILING_AFTER ? lastError : undefined),
+    reason: () => (consecutive > 0 && performance.now() - failingSince >= FAILING_AFTER_MS ? lastError : undefined),
   };
 }

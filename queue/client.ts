@@ -18,6 +18,8 @@ export interface QueueAddress {
   shortVisibilityTimeoutSeconds?: number;
   /** The largest message that both the queue and its dead-letter queue accept, bytes; absent if unknown. */
   maxBytes?: number;
+  /** When the queue was created, as SQS reports it: it differs once the queue was created again. */
+  createdAt?: string;
   /** How long after an order was counted a copy of its message can still be delivered, seconds; absent if unknown. */
   copyLifetimeSeconds?: number;
 }

@@ -8,7 +8,7 @@ import { messageOf } from "../errors.ts";
 import { pluralize } from "../text.ts";
 import { createClient, isFifo, type QueueAddress } from "./client.ts";
 import type { DeadLetter, Failure, Message } from "./message.ts";
-import { createRequest, type OnRequest, type Request } from "./request.ts";
+import { createRequest, NOT_SQS, type OnRequest, type Request } from "./request.ts";
 import { fetchRequests, sdkRequests } from "./requests.ts";
 import { deadLetterEntry, groupBySize, redriveEntry, sendAll, sendBatch, toFailures } from "./send.ts";
 
@@ -194,23 +194,39 @@ export function openQueue(located: QueueAddress, onRequest: OnRequest = () => {}
  * @returns the messages
  * @throws an Error if it is not a list, or if a body differs from its checksum
  */
-function checkMessages(messages: SqsMessage[]): SqsMessage[] {
-  if (!Array.isArray(messages)) throw new Error("the response has no list of messages");
-  const corrupt = messages.filter(({ Body, MD5OfBody }) => MD5OfBody && Bun.MD5.hash(Body ?? "", "hex") !== MD5OfBody);
+function checkMessages(list: SqsMessage[]): SqsMessage[] {
+  if (!Array.isArray(list)) throw new Error(NOT_SQS);
+  const messages = list.filter((message) => typeof message === "object" && message !== null);
+  const corrupt = messages.filter(
+    ({ Body, MD5OfBody }) => MD5OfBody && Bun.MD5.hash(toText(Body), "hex") !== MD5OfBody.toLowerCase(),
+  );
   if (corrupt.length === 0) return messages;
   throw new Error(`Invalid MD5 checksum on messages: ${corrupt.map(({ MessageId }) => MessageId).join(", ")}`);
 }
 
+/** Other implementations of SQS may send null, numbers or objects where SQS sends text. */
 const toMessage = ({ MessageId, Body, ReceiptHandle, Attributes, MessageAttributes }: SqsMessage): Message => ({
-  id: MessageId ?? "",
-  body: Body ?? "",
-  receiptHandle: ReceiptHandle ?? "",
-  sentAtMs: Number(Attributes?.SentTimestamp ?? Date.now()),
-  attributes: MessageAttributes ?? {},
-  receiveCount: Number(Attributes?.ApproximateReceiveCount ?? 1),
+  id: toText(MessageId),
+  body: toText(Body),
+  receiptHandle: toText(ReceiptHandle),
+  sentAtMs: Number(Attributes?.SentTimestamp) || Date.now(),
+  attributes: MessageAttributes ? withoutNulls(MessageAttributes) : {},
+  receiveCount: Number(Attributes?.ApproximateReceiveCount) || 1,
   groupId: Attributes?.MessageGroupId,
   traceHeader: Attributes?.AWSTraceHeader,
 });
+
+const toText = (value: unknown) => (typeof value === "string" ? value : value == null ? "" : JSON.stringify(value));
+
+function withoutNulls(attributes: Message["attributes"]): Message["attributes"] {
+  const typed = Object.entries(attributes).filter(([, attribute]) => typeof attribute?.DataType === "string");
+  return Object.fromEntries(
+    typed.map(([name, { DataType, StringValue, BinaryValue }]) => [
+      name,
+      { DataType, ...(StringValue != null && { StringValue }), ...(BinaryValue && { BinaryValue }) },
+    ]),
+  );
+}
 
 type CountName = "ApproximateNumberOfMessages" | "ApproximateNumberOfMessagesNotVisible";
 

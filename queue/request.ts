@@ -64,4 +64,4 @@ export function describeQueueError(error: unknown): string {
 }
 
 /** @returns the reason of a failed request without the text of SQS, which names accounts and roles */
-export const withoutDetails = (reason: string) => reason.replace(/( failed: [A-Z][\w.]*(?: \d+)?): .*/s, "$1");
+export const withoutDetails = (reason: string) => reason.replace(/( failed: [A-Za-z][\w.]*(?: \d+)?): .*/s, "$1");

@@ -120,9 +120,9 @@ function withNewAttemptId(input: { ReceiveRequestAttemptId?: string }): object {
 
 /** Binary attributes are base64 in JSON. The SDK encodes them when it sends them to the dead-letter queue, so decode them here. */
 function decodeBinaryAttributes(response: Result<ReceiveMessageCommandOutput>): Result<ReceiveMessageCommandOutput> {
-  for (const { MessageAttributes } of response.Messages ?? []) {
-    for (const attribute of Object.values(MessageAttributes ?? {})) {
-      if (attribute.BinaryValue) attribute.BinaryValue = Buffer.from(`${attribute.BinaryValue}`, "base64");
+  for (const message of Array.isArray(response.Messages) ? response.Messages : []) {
+    for (const attribute of Object.values(message?.MessageAttributes ?? {})) {
+      if (attribute?.BinaryValue) attribute.BinaryValue = Buffer.from(`${attribute.BinaryValue}`, "base64");
     }
   }
   return response;

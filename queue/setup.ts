@@ -93,6 +93,7 @@ async function locate(sqs: SetupCalls, { name, url, endpoint, embedded, client }
     ...(deadLetterUrl && { deadLetterUrl: withCurrentPort(deadLetterUrl) }),
     ...(endpoint && { endpoint }),
     ...(client && { client }),
+    ...(attributes.CreatedTimestamp && { createdAt: attributes.CreatedTimestamp }),
     ...visibilityTimeout(attributes),
     ...(await limitsOf(sqs, queueUrl, attributes, deadLetterUrl)),
   };

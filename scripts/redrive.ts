@@ -59,14 +59,23 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   // Few of the messages received may be selected: progress is then the number received.
   const unit = selects ? "received message" : "message";
   const update = moves ? progress(selects ? visible : Math.min(visible, limit), unit) : undefined;
+  let newer = 0;
   const { counts, problems } = await sweep(deadLetters, {
     copy: moves ? (path ? appendTo(path) : queue.redrive) : undefined,
     list: (message) => print(...(json ? [JSON.stringify(describe(message))] : format(message))),
-    isSelected: (message) => message.sentAtMs <= sentBeforeMs && isSelected(message, options),
+    isSelected(message) {
+      const isNew = message.sentAtMs > sentBeforeMs;
+      if (isNew) newer++;
+      return !isNew && isSelected(message, options);
+    },
     limit,
     signal,
     onProgress: ({ received, moved }) => update?.(selects ? received : moved),
   });
+  if (newer > 0)
+    await printToStderr(
+      `Not moved: ${pluralize(newer, "message")} sent after the start of this command, by this clock`,
+    );
   const failed = moves ? counts.matched - counts.moved : 0;
   // More may have been received than there were at the start: messages arrive meanwhile.
   const remaining = Math.max(visible + inFlight, counts.received) - counts.moved;

@@ -155,19 +155,19 @@ describe("readConfig()", () => {
     [{ CONSUMER_WORKERS: "two" }, /^CONSUMER_WORKERS must be an integer from 0 to 64: got "two"$/],
     [{ CONSUMER_CONCURRENCY: "0" }, /^CONSUMER_CONCURRENCY must be an integer from 1/],
     [{ ON_VALUE_MISMATCH: "ignore" }, /^ON_VALUE_MISMATCH must be one of correct, reject: got "ignore"$/],
-    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /^OTEL_EXPORTER_OTLP_ENDPOINT must be a URL/],
-    [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "grpc://c:1" }, /^OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be a URL/],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /^OTEL_EXPORTER_OTLP_ENDPOINT must be a valid URL/],
+    [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "grpc://c:1" }, /^OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be a valid URL/],
     [{ ...COLLECTOR, OTEL_TRACES_SAMPLER: "xray" }, /^OTEL_TRACES_SAMPLER must be one of always_on/],
     [
       { ...COLLECTOR, OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "10%" },
       /^OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1$/,
     ],
     [{ LOG_LEVEL: "loud" }, /^LOG_LEVEL must be one of trace/],
-    [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a URL/],
+    [{ SQS_QUEUE_URL: "orders" }, /^SQS_QUEUE_URL must be a valid URL/],
     ...["a b", ".fifo", "a.fifo.fifo", "a.fifo-b", "a.FIFO", "q".repeat(77), `${"q".repeat(72)}.fifo`].map(
       (SQS_QUEUE_NAME) => [{ SQS_QUEUE_NAME }, /^SQS_QUEUE_NAME must be a queue name/] as const,
     ),
-    [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a URL/],
+    [{ AWS_ENDPOINT_URL: "localhost:4566" }, /^AWS_ENDPOINT_URL must be a valid URL/],
     ...[
       ...["http://r", "localhost:6379", "redis://", "redis://:pass/word@r", "redis://r:99999"],
       ...[

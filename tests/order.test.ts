@@ -674,3 +674,14 @@ describe("validateOrder() stands bodies of a megabyte", () => {
     });
   }
 });
+
+test.each([
+  ["an unterminated text", `{"order_id":"${"x".repeat(1024 * 1024)}`],
+  ["text of two units a character", `{"order_id":"${"😀".repeat(500_000)}",}`],
+  ["escapes", `{"order_id":"${'\\"'.repeat(500_000)}",}`],
+])("a body of 1 MiB that is not JSON is rejected within a tenth of a second: %s", (_, body) => {
+  const before = performance.now();
+  expect(validateOrder(body, "correct")).toMatchObject({ reason: "invalid_json" });
+  // 3 to 10 ms on a quiet machine; matching all of it took a second.
+  expect(performance.now() - before).toBeLessThan(100);
+});

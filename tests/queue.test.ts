@@ -411,16 +411,36 @@ describe("the queue", () => {
     });
 
     test("receives what other servers send: no checksum, null, missing and unknown fields", async () => {
+      const nulls = { DataType: "String", StringValue: "x", BinaryValue: null };
       const Messages = [
         { MessageId: "m1", Body: "a", ReceiptHandle: "r1", MessageAttributes: null, Attributes: null, Extra: { a: 1 } },
         { MessageId: "m2", ReceiptHandle: "r2" },
+        {
+          MessageId: "m3",
+          Body: "a",
+          MD5OfBody: "0CC175B9C0F1B6A831C399E269772661",
+          Attributes: { SentTimestamp: "soon" },
+        },
+        { MessageId: "m4", Body: "a", MessageAttributes: { a: null, b: nulls, c: {} } },
       ];
       const { queue, stop } = rawServer(() => Response.json({ Messages, Extra: null }));
       const received = await openQueue({ ...queue.address, client }).receive(0, never);
       expect(received).toMatchObject([
         { id: "m1", body: "a", attributes: {} },
         { id: "m2", body: "", attributes: {} },
+        { id: "m3", receiveCount: 1 },
+        { id: "m4", attributes: { b: { DataType: "String", StringValue: "x" } } },
       ]);
+      for (const { sentAtMs } of received) expect(sentAtMs).toBeWithin(Date.now() - 60_000, Date.now() + 1);
+      stop();
+    });
+
+    test.each([[{}], [5], [[null, 5]]])("neither stops nor throws for Messages: %j", async (Messages) => {
+      const { queue, stop } = rawServer(() => Response.json({ Messages }));
+      const receiving = openQueue({ ...queue.address, client }).receive(0, never);
+      expect(await receiving.catch(({ message }) => message)).toSatisfy(
+        (result) => Bun.deepEquals(result, []) || /not in the protocol of SQS|not iterable/.test(`${result}`),
+      );
       stop();
     });
 
