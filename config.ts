@@ -9,7 +9,12 @@ export interface Config {
   http: { host: string; port: number; apiKey?: string; requestsPerMinute?: number };
   queue: QueueConfig;
   store: StoreAddress;
-  consumer: { workers: number; concurrency: number; onValueMismatch: "correct" | "reject" };
+  consumer: {
+    workers: number;
+    concurrency: number;
+    onValueMismatch: "correct" | "reject";
+    onImplausibleDate: "count" | "reject";
+  };
   log: { level: LogLevel; pretty: boolean };
   /** Absent: tracing is off. The exporter reads its address from the OTEL_EXPORTER_OTLP_* variables itself. */
   tracing?: { sampleRatio: number };
@@ -62,6 +67,7 @@ export function readConfig(env: Environment): Config {
       // Measured: with 4 or 8 the CPU is idle between responses; 32 is not faster than 16 and keeps twice the messages in flight.
       concurrency: read.integer("CONSUMER_CONCURRENCY", 16, 1, 64),
       onValueMismatch: read.oneOf("ON_VALUE_MISMATCH", ["correct", "reject"], "correct"),
+      onImplausibleDate: read.oneOf("ON_IMPLAUSIBLE_DATE", ["count", "reject"], "count"),
     },
     log: { level: read.oneOf("LOG_LEVEL", LOG_LEVELS, "info"), pretty: process.stdout.isTTY === true },
     ...(tracing && { tracing }),

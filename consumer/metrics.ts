@@ -2,6 +2,7 @@ import { Counter, Histogram, Registry } from "prom-client";
 import { ORDERS_TOTAL } from "../metric-names.ts";
 import { countRequests } from "../queue/metrics.ts";
 import { OUTCOMES, type Outcome } from "../store/store.ts";
+import { ENVELOPES } from "./envelope.ts";
 
 /** Seconds: from an order that is recorded at once to one that waited in the queue for a day. */
 const LAG_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400];
@@ -13,13 +14,21 @@ export type ConsumerMetrics = ReturnType<typeof createConsumerMetrics>;
 export function createConsumerMetrics() {
   const registry = new Registry();
   const registers = [registry];
-  const orders = new Counter({
-    name: ORDERS_TOTAL,
-    help: "Orders by outcome. A corrected order is counted with the total of its items",
-    labelNames: ["outcome"],
-    registers,
-  });
-  for (const outcome of OUTCOMES) orders.inc({ outcome }, 0);
+
+  /** All series exist from the start. */
+  function createCounter<Label extends string>(name: string, help: string, label: Label, values: readonly string[]) {
+    const counter = new Counter({ name, help, labelNames: [label], registers });
+    for (const value of values) counter.labels(value).inc(0);
+    return counter;
+  }
+
+  const ordersHelp = "Orders by outcome. A corrected order is counted with the total of its items";
+  const orders = createCounter(ORDERS_TOTAL, ordersHelp, "outcome", OUTCOMES);
+  const envelopesHelp = "Orders of every outcome by the envelope that they arrived in";
+  const envelopes = createCounter("order_envelopes_total", envelopesHelp, "envelope", ENVELOPES);
+  const datesHelp = "Counted and corrected orders from more than a day ahead or from before 2000";
+  const directions = ["future", "past"];
+  const implausibleDates = createCounter("orders_implausible_date_total", datesHelp, "direction", directions);
   const lagSeconds = new Histogram({
     name: "order_lag_seconds",
     help: "Seconds from the SentTimestamp of a message until its order was recorded",
@@ -32,7 +41,15 @@ export function createConsumerMetrics() {
     buckets: APPLY_BUCKETS,
     registers,
   });
-  return { registry, orders, lagSeconds, applySeconds, onRequest: countRequests(registry) };
+  return {
+    registry,
+    orders,
+    envelopes,
+    implausibleDates,
+    lagSeconds,
+    applySeconds,
+    onRequest: countRequests(registry),
+  };
 }
 
 /** One metric as JSON of prom-client. */

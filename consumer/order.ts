@@ -3,6 +3,8 @@
 import Type, { type Static } from "typebox";
 import { Compile } from "typebox/compile";
 import { MAX_ORDER_CENTS, type Order } from "../store/store.ts";
+import { type Envelope, type Opened, openEnvelope } from "./envelope.ts";
+import { describeJsonError } from "./json.ts";
 
 export type RejectReason = "invalid_json" | "invalid_order" | "value_mismatch";
 
@@ -12,14 +14,32 @@ export interface OrderError {
   message: string;
 }
 
-export type ValidationResult =
-  | { outcome: "counted"; order: Order }
+/** What is reported about a valid order without changing how it is counted. */
+export interface Notes {
+  currency: string | undefined;
+  /** The day of an order more than a day ahead or before `OLDEST_DAY`: the clock of its sender is probably wrong. */
+  implausibleDate: { direction: "future" | "past"; day: string } | undefined;
+}
+
+export type ValidationResult = { envelope?: Envelope } & (
+  | { outcome: "counted"; order: Order; notes?: Notes | undefined }
   /** `declared` is the `order_value` as sent; `order.cents` is the total of the items. */
-  | { outcome: "corrected"; order: Order; declared: number }
+  | { outcome: "corrected"; order: Order; declared: number; notes?: Notes | undefined }
   /** The ids are set if they are valid. */
-  | { outcome: "rejected"; reason: RejectReason; errors: OrderError[]; orderId?: string; userId?: string };
+  | { outcome: "rejected"; reason: RejectReason; errors: OrderError[]; orderId?: string; userId?: string }
+);
 
 export type OnValueMismatch = "correct" | "reject";
+
+export interface DateCheck {
+  /** The current time in ms since the epoch, and its day. */
+  nowMs: number;
+  today: string;
+  onImplausibleDate: "count" | "reject";
+}
+
+const OLDEST_DAY = "2000-01-01";
+const DAY_MS = 86_400_000;
 
 /** All errors must fit into one message attribute, and the first few are enough to fix the producer. */
 const MAX_ERRORS = 20;
@@ -47,22 +67,46 @@ const head = Compile(headSchema);
 const item = Compile(itemSchema);
 
 /**
- * Validates one message body. If `order_value` differs from the total of the items by more than one cent, the order is counted
- * with that total ("correct") or rejected ("reject"). Otherwise it is counted with `order_value`, rounded half up to cents. If a
- * key occurs twice, its last value is used, as in `JSON.parse`. Never throws.
+ * Validates one message body: an order, or an envelope that contains one. If `order_value` differs from the total of the items by
+ * more than one cent, the order is counted with that total ("correct") or rejected ("reject"). Otherwise it is counted with
+ * `order_value`, rounded half up to cents. If a key occurs twice, its last value is used, as in `JSON.parse`. Never throws.
+ *
+ * @param dates absent: every date is plausible
  */
-export function validateOrder(body: string, onValueMismatch: OnValueMismatch): ValidationResult {
+export function validateOrder(body: string, onValueMismatch: OnValueMismatch, dates?: DateCheck): ValidationResult {
   let sent: unknown;
   try {
     sent = JSON.parse(body);
   } catch (error) {
-    return rejected("invalid_json", {}, { path: "", message: `must be JSON: ${parserReason(error, body)}` });
+    return rejected("invalid_json", {}, { path: "", message: `must be JSON: ${describeJsonError(error, body)}` });
   }
-  if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", sent, ...errorsOf(sent));
-  return checkValue(sent, totalCents(sent.items), onValueMismatch);
+  const opened = openEnvelope(sent);
+  return opened ? checkOpened(opened, onValueMismatch, dates) : checkOrder(sent, onValueMismatch, dates);
 }
 
-function checkValue(sent: Head, total: number, onValueMismatch: OnValueMismatch): ValidationResult {
+function checkOpened(opened: Opened, onValueMismatch: OnValueMismatch, dates?: DateCheck): ValidationResult {
+  const { envelope, path, content, problem } = opened;
+  const result = problem
+    ? rejected(problem.reason, {}, { path: "", message: problem.message })
+    : checkOrder(content, onValueMismatch, dates);
+  if (result.outcome !== "rejected") return { ...result, envelope };
+  const errors = result.errors.map((error) => ({ ...error, path: path + error.path }));
+  return { ...result, envelope, errors };
+}
+
+function checkOrder(sent: unknown, onValueMismatch: OnValueMismatch, dates?: DateCheck): ValidationResult {
+  if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", sent, ...errorsOf(sent));
+  const implausibleDate = dates && findImplausibleDate(sent.order_timestamp, dates);
+  if (implausibleDate && dates.onImplausibleDate === "reject") {
+    const message = `must not be before ${OLDEST_DAY} or more than a day ahead: is on ${implausibleDate.day}`;
+    return rejected("invalid_order", sent, { path: "/order_timestamp", message });
+  }
+  const currency = currencyOf(sent);
+  const notes = currency !== undefined || implausibleDate ? { currency, implausibleDate } : undefined;
+  return checkValue(sent, totalCents(sent.items), onValueMismatch, notes);
+}
+
+function checkValue(sent: Head, total: number, onValueMismatch: OnValueMismatch, notes?: Notes): ValidationResult {
   if (total > MAX_ORDER_CENTS) {
     const message = `must total at most ${asAmount(MAX_ORDER_CENTS)}, the limit of one order`;
     return rejected("invalid_order", sent, { path: "/items", message });
@@ -70,44 +114,21 @@ function checkValue(sent: Head, total: number, onValueMismatch: OnValueMismatch)
   const { order_id: id, user_id: userId, order_value: declared } = sent;
   const order = { id, userId, cents: total, day: utcDay(sent.order_timestamp) as string };
   if (!differsByMoreThanOneCent(declared, total)) {
-    return { outcome: "counted", order: { ...order, cents: declaredCents(declared, total) } };
+    return { outcome: "counted", order: { ...order, cents: declaredCents(declared, total) }, notes };
   }
-  if (onValueMismatch === "correct") return { outcome: "corrected", order, declared };
+  if (onValueMismatch === "correct") return { outcome: "corrected", order, declared, notes };
   const message = `must be the total of the items, ${asAmount(total)}, within one cent; is ${declared}`;
   return rejected("value_mismatch", sent, { path: "/order_value", message });
+}
+
+function currencyOf(sent: Head & { currency?: unknown }): string | undefined {
+  return typeof sent.currency === "string" ? sent.currency : undefined;
 }
 
 function rejected(reason: RejectReason, sent: unknown, ...errors: OrderError[]): ValidationResult {
   const { order_id: orderId, user_id: userId } = Object(sent);
   const ids = { ...(isId(orderId) && { orderId }), ...(isId(userId) && { userId }) };
   return { outcome: "rejected", reason, errors, ...ids };
-}
-
-/** @returns the reason with a position, but without the text that the parser quotes: customer data must not appear in errors */
-function parserReason(error: unknown, body: string): string {
-  const reason = String(error)
-    .replace(/^SyntaxError: JSON Parse error: /, "")
-    .replace(/(?<=identifier|token|character) .*/s, "")
-    .replace(/".*"/s, '"..."')
-    .slice(0, 100);
-  const position = firstInvalidToken(body);
-  return position === undefined ? reason : `${reason}, at character ${position + 1}`;
-}
-
-const STRING = String.raw`"[ !#-[\]-\uffff]*(?:\\(?:["\\/bfnrt]|u[\da-fA-F]{4})[ !#-[\]-\uffff]*)*"`;
-const NUMBER = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])`;
-const JSON_TOKEN = new RegExp(String.raw`[ \t\r\n]*(?:[{}[\]:,]|${STRING}|${NUMBER}|(?:true|false|null)\b|$)`, "y");
-
-/** Matching a long text would take a second, in which the worker does nothing else. */
-const MAX_SEARCHED = 64 * 1024;
-
-/** @returns the position of the first text that is not a JSON token, undefined if there is none. The parser reports no position */
-function firstInvalidToken(body: string): number | undefined {
-  if (body.length > MAX_SEARCHED) return undefined;
-  let end = 0;
-  JSON_TOKEN.lastIndex = 0;
-  while (end < body.length && JSON_TOKEN.test(body)) end = JSON_TOKEN.lastIndex;
-  return end < body.length ? end + body.slice(end).search(/[^ \t\r\n]/) : undefined;
 }
 
 function areItems(items: unknown[]): items is Item[] {
@@ -237,6 +258,16 @@ function parseUtcDay(timestamp: string): string | undefined {
   const day = utcMs === localMs ? date : isoTime(utcMs).slice(0, 10);
   // Years of more than four digits begin with a sign, which sorts before the digits.
   return day >= "0001-01-01" ? day : undefined;
+}
+
+/** @returns undefined for nearly all orders, whose day is compared only: parsing each timestamp again would take longer */
+function findImplausibleDate(timestamp: string, { nowMs, today }: DateCheck): Notes["implausibleDate"] {
+  const day = utcDay(timestamp) as string;
+  if (day < OLDEST_DAY) return { direction: "past", day };
+  if (day <= today) return undefined;
+  // Date.parse does not accept leap seconds.
+  const atMs = Date.parse(timestamp.replace(":60", ":59"));
+  return atMs > nowMs + DAY_MS ? { direction: "future", day } : undefined;
 }
 
 /** @returns what `value`, which is not valid, must be: precisely for the common mistakes */

@@ -3,9 +3,11 @@ import { isFifo } from "../queue/client.ts";
 import { type Failure, type Message, originalIdOf } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
+import { dayOf } from "../store/periods.ts";
 import type { Order, Recorded, Store } from "../store/store.ts";
+import type { Envelope } from "./envelope.ts";
 import type { ConsumerMetrics } from "./metrics.ts";
-import { type OnValueMismatch, validateOrder } from "./order.ts";
+import { type DateCheck, type Notes, type OnValueMismatch, validateOrder } from "./order.ts";
 import type { Outcomes, Processed } from "./outcomes.ts";
 import { pause } from "./retry.ts";
 import type { StoreAvailability } from "./store-availability.ts";
@@ -22,6 +24,7 @@ export interface ConsumerDeps {
   /** @returns the dependencies for one batch, with spans around its requests. Absent: tracing is off */
   traced?(deps: ConsumerDeps, messages: readonly Message[]): ConsumerDeps;
   onValueMismatch: OnValueMismatch;
+  onImplausibleDate: DateCheck["onImplausibleDate"];
 }
 
 /** A message with a valid order. */
@@ -30,6 +33,8 @@ interface Valid {
   order: Order;
   /** Set for a corrected order: its `order_value` as sent. */
   declared?: number;
+  envelope?: Envelope;
+  notes?: Notes | undefined;
 }
 
 type Rejected = Processed & Required<Pick<Processed, "reason" | "errors">>;
@@ -48,7 +53,7 @@ export async function processBatch(
   messages: readonly Message[],
   shutdown: AbortSignal,
 ): Promise<Processed[]> {
-  const batch = validateAll(messages, deps.onValueMismatch);
+  const batch = validateAll(messages, deps);
   const { recorded, rejected } = await recordOrRelease(deps, batch, messages, shutdown);
   const processed = [...recorded, ...(await deadLetter(deps, rejected))];
   deps.outcomes.report(processed);
@@ -61,10 +66,13 @@ interface Batch {
   rejected: Rejected[];
 }
 
-function validateAll(messages: readonly Message[], onValueMismatch: OnValueMismatch): Batch {
+function validateAll(messages: readonly Message[], deps: ConsumerDeps): Batch {
+  const { onValueMismatch, onImplausibleDate } = deps;
+  const nowMs = Date.now();
+  const dates = { nowMs, today: dayOf(nowMs), onImplausibleDate };
   const batch: Batch = { valid: [], rejected: [] };
   for (const message of messages) {
-    const result = validateOrder(message.body, onValueMismatch);
+    const result = validateOrder(message.body, onValueMismatch, dates);
     if (result.outcome === "rejected") batch.rejected.push({ message, ...result });
     else batch.valid.push({ message, ...result });
   }
@@ -120,12 +128,13 @@ function outcomesOf(deps: ConsumerDeps, { valid, rejected }: Batch, { results, c
   const recorded = valid.flatMap((one, index) => toProcessed(deps, one, results[index] as Recorded));
   const ids = new Set(recorded.map(({ orderId }) => orderId));
   const isDuplicate = ({ orderId }: Rejected, index: number) => counted[index] || ids.has(orderId);
-  for (const { message, orderId, userId } of rejected.filter(isDuplicate))
-    recorded.push({ message, outcome: "duplicate", orderId, userId });
+  for (const { message, orderId, userId, envelope } of rejected.filter(isDuplicate))
+    recorded.push({ message, outcome: "duplicate", orderId, userId, envelope });
   return { recorded, rejected: rejected.filter((one, index) => !isDuplicate(one, index)) };
 }
 
-function toProcessed({ log }: ConsumerDeps, { message, order, declared }: Valid, result: Recorded): Processed[] {
+function toProcessed({ log }: ConsumerDeps, valid: Valid, result: Recorded): Processed[] {
+  const { message, order, declared, envelope, notes } = valid;
   const { id: orderId, userId, cents } = order;
   if (result === "refused") {
     // The message stays in the queue, and its redrive policy limits the retries.
@@ -134,9 +143,9 @@ function toProcessed({ log }: ConsumerDeps, { message, order, declared }: Valid,
     log.error({ event: "order_refused", order_id: orderId, user_id: userId, message_id, reason });
     return [];
   }
-  if (result === "duplicate") return [{ message, outcome: "duplicate", orderId, userId }];
-  if (declared === undefined) return [{ message, outcome: "counted", orderId, userId }];
-  return [{ message, outcome: "corrected", orderId, userId, declared, cents }];
+  if (result === "duplicate") return [{ message, outcome: "duplicate", orderId, userId, envelope }];
+  if (declared === undefined) return [{ message, outcome: "counted", orderId, userId, envelope, notes }];
+  return [{ message, outcome: "corrected", orderId, userId, declared, cents, envelope, notes }];
 }
 
 /**

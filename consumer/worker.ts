@@ -18,7 +18,7 @@ export interface WorkerOptions {
   index: number;
   queue: QueueAddress;
   store: StoreAddress;
-  consumer: Pick<Config["consumer"], "concurrency" | "onValueMismatch">;
+  consumer: Omit<Config["consumer"], "workers">;
   log: Config["log"];
   tracing?: Config["tracing"];
 }
@@ -45,7 +45,7 @@ await run(parentPort, workerData as WorkerOptions);
 async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions) {
   bypassProxyForLoopback();
   const stopping = new AbortController();
-  const { onValueMismatch, concurrency } = options.consumer;
+  const { concurrency, ...rules } = options.consumer;
   const log = createLog(options.log, { worker: options.index });
   const metrics = createConsumerMetrics();
   const store = await openStore(options.store);
@@ -55,7 +55,7 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   // Loaded on demand: the OpenTelemetry SDK takes about 40 ms to load.
   const tracing = options.tracing && (await import("./tracing.ts")).startTracing(options.tracing, log);
   const record = createBatchWrites(store.record);
-  const deps: ConsumerDeps = { queue, store, record, availability, outcomes, metrics, log, onValueMismatch };
+  const deps: ConsumerDeps = { queue, store, record, availability, outcomes, metrics, log, ...rules };
   if (tracing) deps.traced = tracing.traced;
   await availability.start();
   const poller = startPolling(deps, concurrency, stopping.signal);

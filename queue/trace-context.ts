@@ -17,14 +17,36 @@ const ROOT = /(?:^|;)\s*Root=1-(?!0{8}-0{24})([\da-f]{8})-([\da-f]{24})\s*(?:;|$
 const PARENT = /(?:^|;)\s*Parent=(?!0{16})([\da-f]{16})\s*(?:;|$)/;
 const SAMPLED = /(?:^|;)\s*Sampled=1\s*(?:;|$)/;
 
-/** @returns the trace of the producer: from the attribute `traceparent`, or else from `AWSTraceHeader`, or else undefined */
-export function traceOf({ attributes, traceHeader }: Pick<Message, "attributes" | "traceHeader">): Trace | undefined {
-  const [, traceId, spanId, flags] = TRACEPARENT.exec(attributes.traceparent?.StringValue ?? "") ?? [];
-  // The lowest bit of the flags is `sampled`.
-  if (traceId && spanId) return { traceId, spanId, sampled: (Number.parseInt(flags ?? "", 16) & 1) === 1 };
-  if (traceHeader === undefined) return undefined;
+/**
+ * @returns the trace of the producer: from the attribute `traceparent` of the message, or of the SNS notification in its body, or
+ *   else from `AWSTraceHeader`, which SNS and EventBridge pass on, or else undefined
+ */
+export function traceOf(message: Pick<Message, "attributes" | "traceHeader" | "body">): Trace | undefined {
+  const { attributes, traceHeader, body } = message;
+  const own = parseTraceparent(attributes.traceparent?.StringValue) ?? parseTraceparent(traceparentInBody(body));
+  if (own || traceHeader === undefined) return own;
   const [, seconds, random] = ROOT.exec(traceHeader) ?? [];
   const [, parent] = PARENT.exec(traceHeader) ?? [];
   if (!seconds || !random || !parent) return undefined;
   return { traceId: seconds + random, spanId: parent, sampled: SAMPLED.test(traceHeader) };
+}
+
+function parseTraceparent(text = ""): Trace | undefined {
+  const [, traceId, spanId, flags] = TRACEPARENT.exec(text) ?? [];
+  if (!traceId || !spanId) return undefined;
+  // The lowest bit of the flags is `sampled`.
+  return { traceId, spanId, sampled: (Number.parseInt(flags ?? "", 16) & 1) === 1 };
+}
+
+/** @returns the attribute `traceparent` of an SNS notification, which SNS delivers in the body */
+function traceparentInBody(body: string): string | undefined {
+  // Most bodies do not contain it, and parsing them again would take much longer.
+  if (!body.includes('"traceparent"')) return undefined;
+  try {
+    const { Type, MessageAttributes } = Object(JSON.parse(body));
+    const value = Type === "Notification" ? MessageAttributes?.traceparent?.Value : undefined;
+    return typeof value === "string" ? value : undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -29,7 +29,7 @@ export function orderRoutes({ store }: { store: Store }) {
       {
         query: t.Object({
           outcome: t.UnionEnum(RECENT_OUTCOMES, {
-            error: () => "outcome must be corrected, rejected or duplicate",
+            error: () => "outcome must be corrected, rejected, duplicate or implausible_date",
             default: undefined,
             description: "Outcome of the orders",
           }),
@@ -56,7 +56,8 @@ export function orderRoutes({ store }: { store: Store }) {
 }
 
 /** @returns a recent order for the response. Ids are null if the message does not have them */
-function toRecentOrder({ atMs, messageId, orderId, userId, declared, cents, reason, errors, traceId }: RecentOrder) {
+function toRecentOrder(order: RecentOrder) {
+  const { atMs, messageId, orderId, userId, declared, cents, reason, errors, day, traceId } = order;
   const computed = cents === undefined ? undefined : toAmount(cents);
   return {
     at: new Date(atMs).toISOString(),
@@ -66,6 +67,7 @@ function toRecentOrder({ atMs, messageId, orderId, userId, declared, cents, reas
     ...(declared !== undefined &&
       computed !== undefined && { declared, computed, difference: difference(computed, declared) }),
     ...(reason !== undefined && { reason, errors: errors ?? [] }),
+    ...(day !== undefined && { date: day }),
     ...(traceId !== undefined && { trace_id: traceId }),
   };
 }
@@ -87,6 +89,7 @@ const RecentOrders = Type.Object({
       difference: OptionalNumber(-59.99, "Corrected orders only: `computed` minus `declared`"),
       reason: Type.Optional(Text("", "Rejected orders only")),
       errors: Type.Optional(Type.Array(Type.Object({ path: Text("/items"), message: Text("is required") }))),
+      date: Type.Optional(Text("2062-12-13", "Orders with an implausible date only: their day")),
       trace_id: Type.Optional(Text("", "Trace id of the producer, if the message has one")),
     }),
   ),
@@ -99,9 +102,11 @@ const OrderState = Type.Object({
   ...AsOf,
 });
 
-const recentDetail = operation("orders", "Recent corrected, rejected or duplicate orders", {
+const recentDetail = operation("orders", "Recent corrected, rejected or duplicate orders, and implausible dates", {
   name: "RecentOrders",
-  description: `Newest first, of all processes. The latest ${MAX_RECENT} of each outcome are kept. For their number, see the metrics.`,
+  description:
+    `Newest first, of all processes. The latest ${MAX_RECENT} of each outcome are kept. For their number, see the metrics. ` +
+    "Orders with an `implausible_date`, more than a day ahead or before 2000, are also counted or corrected.",
   response: RecentOrders,
   problems: [422, 503],
 });

@@ -1,5 +1,7 @@
 /** Generates orders as a shop sends them, each with its expected outcome. Pure: the same options generate the same messages. */
 
+import { type EnvelopeOption, wrap } from "./envelopes.ts";
+
 export interface GeneratorOptions {
   /** 0 to 2^32 - 1. Part of every order id, so that different seeds share none. */
   seed: number;
@@ -13,6 +15,8 @@ export interface GeneratorOptions {
   nowMs: number;
   /** ON_VALUE_MISMATCH of the program. */
   onValueMismatch: "correct" | "reject";
+  /** Changes only the bodies. */
+  envelope?: EnvelopeOption | undefined;
 }
 
 /** A copy has the `userId`, `day` and `cents` of its order. Rejected messages have 0 cents. */
@@ -48,7 +52,7 @@ export function* generate(options: GeneratorOptions): Generator<GeneratedMessage
     const message = copies ? copyOf(draw.pick(earlier), draw) : createMessage(draw, options, kind, number);
     const slot = earlier.length < MAX_REMEMBERED ? earlier.length : draw.below(MAX_REMEMBERED);
     if (isOrder(message)) earlier[slot] = message;
-    yield message;
+    yield { ...message, body: wrap(options.envelope, message.body, number, options.nowMs) };
   }
 }
 

@@ -6,6 +6,7 @@ import { describeQueueError } from "../queue/request.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { formatNumber, pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
+import { ENVELOPE_OPTIONS } from "./envelopes.ts";
 import { generate } from "./generator.ts";
 import { formatCents, formatRate } from "./progress.ts";
 import { type SendResult, sendMessages, totalsOf } from "./sender.ts";
@@ -24,6 +25,7 @@ const OPTIONS = {
   invalid: { ...PERCENT, help: "% that are not valid orders" },
   duplicates: { ...PERCENT, help: "% that are copies of an order sent before" },
   days: { type: "integer", max: 3_650, default: 1, help: "UTC days to spread the orders over, ending today" },
+  envelope: { type: ENVELOPE_OPTIONS, help: "sns, eventbridge, sns+eventbridge, or mixed: each and none in turn" },
   seed: { type: "integer", min: 0, max: 2 ** 32 - 1, help: "seed of the random generator; random if not given" },
 } as const;
 

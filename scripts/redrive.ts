@@ -3,6 +3,7 @@
 import { fstatSync, fsyncSync, openSync, readSync, writeFileSync } from "node:fs";
 import { GetQueueUrlCommand } from "@aws-sdk/client-sqs";
 import { type QueueConfig, readConfig } from "../config.ts";
+import { openEnvelope } from "../consumer/envelope.ts";
 import { createClient } from "../queue/client.ts";
 import type { Message } from "../queue/message.ts";
 import { openQueue } from "../queue/queue.ts";
@@ -15,7 +16,7 @@ import { type Copy, describe, format, shorten, sweep, VISIBILITY_TIMEOUT_SECONDS
 const REASONS = "invalid_json, invalid_order, value_mismatch, none (moved by SQS: received too often)";
 const OPTIONS = {
   reason: { type: "text", multiple: true, help: `only ${REASONS}, or of another program` },
-  "order-id": { type: "text", multiple: true, help: "only messages whose body has this order_id" },
+  "order-id": { type: "text", multiple: true, help: "only messages whose order has this order_id" },
   limit: { type: "integer", help: "maximum number of messages" },
   "dry-run": { help: "list what would be moved, and change nothing" },
 } as const;
@@ -97,7 +98,8 @@ function isSelected(message: Message, { reason: reasons, "order-id": orderIds }:
 /** @returns the order id in the body, "" if there is none. A rejected order may have a number instead of a text */
 function orderIdOf({ body }: Message): string {
   try {
-    const { order_id } = Object(JSON.parse(body));
+    const sent = JSON.parse(body);
+    const { order_id } = Object(openEnvelope(sent)?.content ?? sent);
     return ["string", "number"].includes(typeof order_id) ? `${order_id}` : "";
   } catch {
     return "";

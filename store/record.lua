@@ -105,7 +105,7 @@ if #rows == 0 then
   need(keys.board("1"), "HMGET", "HLEN", "HSCAN")
   need(keys.top("1"), "ZRANGE")
   need(keys.users, "LRANGE")
-  for outcome in string.gmatch("corrected rejected duplicate", "%a+") do
+  for outcome in string.gmatch("corrected rejected duplicate implausible_date", "%S+") do
     need(keys.recent(outcome), "LPUSH", "LTRIM", "LRANGE")
   end
   call("HLEN", keys.days)

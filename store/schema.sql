@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS boards (
 -- Higher spend first, equal spend by user id in byte order. A partial index: indexing all users would halve the recording rate
 CREATE INDEX IF NOT EXISTS boards_by_rank ON boards (board, cents DESC, user_id, orders) WHERE ranked = 1;
 
-CREATE TABLE IF NOT EXISTS recent (           -- the latest corrected, rejected and duplicate orders, each as JSON
+CREATE TABLE IF NOT EXISTS recent (           -- the latest orders of each of RECENT_OUTCOMES, each as JSON
   number INTEGER PRIMARY KEY,                 -- ascending, because the newest row is never deleted
   outcome TEXT NOT NULL,
   line TEXT NOT NULL

@@ -66,13 +66,16 @@ const sortKey = (unit: number) => (unit >= 0xd800 && unit < 0xe000 ? unit + 0x10
 /** The possible outcomes of an order. consumer/outcomes.ts defines how each is logged, counted and kept. */
 export const OUTCOMES = ["counted", "corrected", "duplicate", "rejected"] as const;
 export type Outcome = (typeof OUTCOMES)[number];
-/** The outcomes whose orders are kept as recent orders: all but the normal case. */
-export const RECENT_OUTCOMES = ["corrected", "rejected", "duplicate"] as const satisfies Outcome[];
+/**
+ * The outcomes whose orders are kept as recent orders: all but the normal case. An order with an implausible date, which was
+ * counted or corrected, is kept in addition.
+ */
+export const RECENT_OUTCOMES = ["corrected", "rejected", "duplicate", "implausible_date"] as const;
 
 /** Number of recent orders that are kept for each outcome. */
 export const MAX_RECENT = 100;
 
-/** A recent order that was corrected, rejected or a duplicate, for people who look for the cause. Not part of any total. */
+/** A recent order with one of `RECENT_OUTCOMES`, for people who look for the cause. Not part of any total. */
 export interface RecentOrder {
   outcome: (typeof RECENT_OUTCOMES)[number];
   /** When it was processed, ms since the epoch. */
@@ -87,6 +90,8 @@ export interface RecentOrder {
   /** Rejected orders only. */
   reason?: string;
   errors?: readonly { path: string; message: string }[];
+  /** Orders with an implausible date only: their day, `YYYY-MM-DD`. */
+  day?: string;
   /** Trace id of the producer, 32 hexadecimal digits, if the message has one. */
   traceId?: string;
 }

@@ -155,6 +155,7 @@ describe("readConfig()", () => {
     [{ CONSUMER_WORKERS: "two" }, /^CONSUMER_WORKERS must be an integer from 0 to 64: got "two"$/],
     [{ CONSUMER_CONCURRENCY: "0" }, /^CONSUMER_CONCURRENCY must be an integer from 1/],
     [{ ON_VALUE_MISMATCH: "ignore" }, /^ON_VALUE_MISMATCH must be one of correct, reject: got "ignore"$/],
+    [{ ON_IMPLAUSIBLE_DATE: "warn" }, /^ON_IMPLAUSIBLE_DATE must be one of count, reject: got "warn"$/],
     [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /^OTEL_EXPORTER_OTLP_ENDPOINT must be a valid URL/],
     [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "grpc://c:1" }, /^OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be a valid URL/],
     [{ ...COLLECTOR, OTEL_TRACES_SAMPLER: "xray" }, /^OTEL_TRACES_SAMPLER must be one of always_on/],

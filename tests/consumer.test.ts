@@ -9,6 +9,7 @@ import { createStoreAvailability } from "../consumer/store-availability.ts";
 import type { QueueAddress } from "../queue/client.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
+import { ENVELOPES } from "../scripts/envelopes.ts";
 import { createBatchWrites } from "../store/batch-writes.ts";
 import { openStore } from "../store/open.ts";
 import type { RecentOrder } from "../store/store.ts";
@@ -35,6 +36,7 @@ async function consumer(
   overrides: {
     queue?: (real: Queue) => Partial<Queue>;
     onValueMismatch?: "reject";
+    onImplausibleDate?: "reject";
     /** The store is switched off from the beginning. */
     off?: boolean;
     fresh?: typeof freshFifoQueue;
@@ -70,11 +72,13 @@ async function consumer(
     metrics,
     log,
     onValueMismatch: overrides.onValueMismatch ?? "correct",
+    onImplausibleDate: overrides.onImplausibleDate ?? "count",
   };
 
-  async function counts() {
-    const { values } = await metrics.orders.get();
-    return Object.fromEntries(values.map(({ labels, value }) => [labels.outcome, value]));
+  /** The values of a counter with one label, by the value of the label. */
+  async function counts(of: "orders" | "envelopes" | "implausibleDates" = "orders") {
+    const { values } = await metrics[of].get();
+    return Object.fromEntries(values.map(({ labels, value }) => [Object.values(labels)[0], value]));
   }
 
   async function close() {
@@ -183,6 +187,83 @@ describe("pollOnce()", () => {
       },
       { ...line, level: 40, event: "order_rejected", reason: "invalid_json", paths: [""] },
     ]);
+  });
+
+  test("counts orders in envelopes, each once, and dead-letters what is wrong with its body unchanged", async () => {
+    await using c = await consumer();
+    const wrapped = (kind: keyof typeof ENVELOPES, fields = {}) => ENVELOPES[kind](body(fields), 1, Date.now());
+    const twice = wrapped("sns", { order_id: "twice" });
+    const wrong = { order_id: "twice", items: [] };
+    const rejects = [wrapped("sns+eventbridge", { order_id: "wrong", items: [] }), ENVELOPES.sns("no JSON", 2, 0), "{"];
+    const others = [body(), body({ order_id: "twice" }), twice, wrapped("eventbridge", wrong)];
+    await c.queue.send([twice, wrapped("eventbridge"), wrapped("sns+eventbridge"), ...others, ...rejects]);
+    await pollAll(c.deps);
+    expect(await c.counts()).toEqual({ counted: 4, corrected: 0, duplicate: 3, rejected: 3 });
+    expect(await c.counts("envelopes")).toEqual({ none: 3, sns: 3, eventbridge: 2, "sns+eventbridge": 2 });
+    expect(await c.store.global()).toEqual({ orders: 4, cents: 4000 });
+    const dead = await takeAll(deadLettersOf(c.queue));
+    expect(new Set(dead.map((message) => message.body))).toEqual(new Set(rejects));
+    const pathsIn = (text = "") => JSON.parse(text).map(({ path }: { path: string }) => path);
+    const paths = dead.map(({ attributes }) => pathsIn(attributes.RejectErrors?.StringValue));
+    expect(paths.flat().sort()).toEqual(["", "/Message", "/Message/detail/items"]);
+    await c.deps.outcomes.flush();
+    for (const order of c.remembered) expect(order).not.toContainAnyKeys(["envelope", "notes"]);
+    expect(c.remembered.map(({ orderId }) => orderId)).toContain("wrong");
+  });
+
+  test("counts an order with an implausible date, and reports it once, not its copies", async () => {
+    await using c = await consumer();
+    const future = { order_id: "future", order_timestamp: `${new Date().getUTCFullYear() + 2}-01-01T00:00:00Z` };
+    const past = { order_id: "past", order_timestamp: "1999-12-31T23:59:59Z", order_value: 99.99 };
+    await c.queue.send([body(future), body(future), ENVELOPES.sns(body(past), 1, 0), body()]);
+    await pollAll(c.deps);
+    await c.queue.send([body(past), body({ ...future, items: [] })]);
+    await pollAll(c.deps);
+    await c.deps.outcomes.flush();
+    expect(await c.counts()).toEqual({ counted: 2, corrected: 1, duplicate: 3, rejected: 0 });
+    expect(await c.counts("implausibleDates")).toEqual({ future: 1, past: 1 });
+    expect(await c.store.daily(["1999-12-31", future.order_timestamp.slice(0, 10)])).toEqual([
+      { orders: 1, cents: 1000 },
+      { orders: 1, cents: 1000 },
+    ]);
+    const about = { atMs: expect.any(Number), messageId: expect.any(String), userId: "U1" };
+    const date = future.order_timestamp.slice(0, 10);
+    expect(c.remembered.filter(({ outcome }) => outcome === "implausible_date")).toEqual([
+      { ...about, outcome: "implausible_date", orderId: "future", day: date },
+      { ...about, outcome: "implausible_date", orderId: "past", day: "1999-12-31", declared: 99.99, cents: 1000 },
+    ]);
+    expect(c.remembered.filter(({ outcome }) => outcome === "corrected")).toEqual([
+      { ...about, outcome: "corrected", orderId: "past", declared: 99.99, cents: 1000 },
+    ]);
+    expect(c.lines.filter(({ event }) => event === "order_implausible_date")).toMatchObject([
+      { level: 40, order_id: "future", date },
+      { level: 40, order_id: "past", date: "1999-12-31" },
+    ]);
+  });
+
+  test("rejects an order with an implausible date when configured to", async () => {
+    await using c = await consumer({ onImplausibleDate: "reject" });
+    await c.queue.send([body({ order_timestamp: "1999-12-31T23:59:59Z" }), body()]);
+    await pollAll(c.deps);
+    expect(await c.counts()).toEqual({ counted: 1, corrected: 0, duplicate: 0, rejected: 1 });
+    expect(await c.counts("implausibleDates")).toEqual({ future: 0, past: 0 });
+    const [dead] = await takeAll(deadLettersOf(c.queue));
+    expect(dead?.attributes.RejectReason?.StringValue).toBe("invalid_order");
+    expect(dead?.attributes.RejectErrors?.StringValue).toContain("/order_timestamp");
+  });
+
+  test("logs once that an order has another currency than the first one", async () => {
+    await using c = await consumer();
+    const ofCurrency = (currency: unknown, order_id: string) => body({ currency, order_id });
+    await c.queue.send([body(), ofCurrency(7, "a"), ofCurrency("EUR", "b"), ofCurrency("EUR", "c")]);
+    await pollAll(c.deps);
+    expect(c.events()).not.toContain("currency_differs");
+    await c.queue.send([ofCurrency("USD", "d"), ofCurrency("JPY", "e")]);
+    await pollAll(c.deps);
+    const lines = c.lines.filter(({ event }) => event === "currency_differs");
+    expect(lines).toMatchObject([{ level: 40, order_id: "d", currency: "USD", first: "EUR" }]);
+    expect(lines[0]).toHaveProperty("message_id", expect.stringMatching(/./));
+    expect(await c.counts()).toMatchObject({ counted: 6 });
   });
 
   test("names message and order in the line of a delete that SQS refuses", async () => {

@@ -42,6 +42,20 @@ test.each(["correct", "reject"] as const)(
   },
 );
 
+test.each(["sns", "eventbridge", "sns+eventbridge", "mixed"] as const)(
+  "the envelope %s changes the bodies only, and validateOrder() opens it",
+  (envelope) => {
+    const messages = take(5_000, { envelope });
+    expect(messages.map(expectedOf)).toEqual(take(5_000).map(expectedOf));
+    const bodies = messages.map(({ body }) => body);
+    expect(validateAll(bodies, "correct")).toEqual(messages.map(expectedOf));
+    // The envelope of a rejected order may be unknown: an event around a body that is no JSON is no event.
+    const valid = bodies.map((body) => validateOrder(body, "correct")).filter(({ outcome }) => outcome !== "rejected");
+    const kinds = envelope === "mixed" ? ["none", "sns", "eventbridge", "sns+eventbridge"] : [envelope];
+    expect(new Set(valid.map(({ envelope = "none" }) => envelope))).toEqual(new Set(kinds) as never);
+  },
+);
+
 test("the same options make the same messages", () => {
   expect(take(1_000)).toEqual(take(1_000));
 });

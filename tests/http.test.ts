@@ -37,6 +37,10 @@ beforeAll(async () => {
     { ...rejected, atMs: Date.parse("2024-12-13T10:00:00Z"), messageId: "m1" },
     { ...corrected, atMs: Date.parse("2024-12-13T10:00:00.5Z"), messageId: "m0" },
     { ...corrected, atMs: Date.parse("2024-12-13T10:00:01Z"), messageId: "m2", traceId: "ab" },
+    {
+      ...{ outcome: "implausible_date", atMs: Date.parse("2024-12-13T10:00:02Z"), messageId: "m3" },
+      ...{ orderId: "O3", userId: "U1", day: "2062-12-13" },
+    },
   ]);
   await store.record([
     order({ id: "O/1", userId: "U5678", cents: 320_075 }),
@@ -136,6 +140,22 @@ describe("answers", () => {
         as_of,
       },
     ],
+    [
+      "/orders/recent?outcome=implausible_date",
+      {
+        outcome: "implausible_date",
+        orders: [
+          {
+            at: "2024-12-13T10:00:02.000Z",
+            message_id: "m3",
+            order_id: "O3",
+            user_id: "U1",
+            date: "2062-12-13",
+          },
+        ],
+        as_of,
+      },
+    ],
     ["/ready", { status: "ready" }],
     [
       "/health",
@@ -223,8 +243,8 @@ describe("problems", () => {
     ["/users/stats", 422, "user_id is required"],
     ["/users/stats?user_id=", 422, "user_id is required"],
     ["/orders", 422, "order_id is required"],
-    ["/orders/recent", 422, "outcome must be corrected, rejected or duplicate"],
-    ["/orders/recent?outcome=counted", 422, "outcome must be corrected, rejected or duplicate"],
+    ["/orders/recent", 422, "outcome must be corrected, rejected, duplicate or implausible_date"],
+    ["/orders/recent?outcome=counted", 422, "outcome must be corrected, rejected, duplicate or implausible_date"],
     ["/orders/recent?outcome=rejected&n=101", 422, "n must be an integer from 1 to 100"],
     ["/users?format=xml", 422, "format must be ndjson or csv"],
     ["/dashboard/page.ts", 404, "/dashboard/page.ts does not exist"],

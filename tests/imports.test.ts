@@ -22,11 +22,14 @@ const ARROWS: Record<string, string[]> = {
   queue: [...SHARED, "queue"],
   store: [...SHARED, "store"],
   // The limits of an order are the store's.
-  "consumer/order.ts": ["store/store.ts"],
+  "consumer/order.ts": ["store/store.ts", "consumer/envelope.ts", "consumer/json.ts"],
+  "consumer/envelope.ts": ["consumer/json.ts"],
+  "consumer/json.ts": [],
   consumer: [...SHARED, "consumer", "queue", "store", "log.ts"],
   routes: [...SHARED, "routes", "queue", "store"],
   // What the bench compares with the program does the program's work.
   "scripts/bench/competitors/consumers.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
+  "scripts/redrive.ts": [...SHARED, "scripts", "config.ts", "queue", "consumer/envelope.ts"],
   scripts: [...SHARED, "scripts", "config.ts", "queue", "store"],
 };
 

@@ -4,6 +4,7 @@ import { createConsumerMetrics } from "../consumer/metrics.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import type { Queue } from "../queue/queue.ts";
 import { metricsRoutes } from "../routes/metrics.ts";
+import { ENVELOPES } from "../scripts/envelopes.ts";
 import { createDataLoss } from "../store/data-loss.ts";
 import { logLines } from "./support/log-lines.ts";
 import { body } from "./support/orders.ts";
@@ -33,7 +34,8 @@ beforeAll(async () => {
     CONSUMER_WORKERS: "2",
   });
   const twice = body();
-  await queue.send([twice, twice, body(), body({ order_value: 99.99 }), "{"]);
+  const old = ENVELOPES.sns(body({ order_timestamp: "1970-01-01T00:00:00Z" }), 1, 0);
+  await queue.send([twice, twice, old, body({ order_value: 99.99 }), "{"]);
   await waitFor("the reports of five messages", async () => {
     scraped = await scrape(program.url);
     const { samples } = scraped;
@@ -60,6 +62,12 @@ describe("what a program that has counted orders tells Prometheus", () => {
     ['orders_total{outcome="corrected"}', 1],
     ['orders_total{outcome="duplicate"}', 1],
     ['orders_total{outcome="rejected"}', 1],
+    ['order_envelopes_total{envelope="none"}', 4],
+    ['order_envelopes_total{envelope="sns"}', 1],
+    ['order_envelopes_total{envelope="eventbridge"}', 0],
+    ['order_envelopes_total{envelope="sns+eventbridge"}', 0],
+    ['orders_implausible_date_total{direction="future"}', 0],
+    ['orders_implausible_date_total{direction="past"}', 1],
     ["order_lag_seconds_count", 4],
     ['order_lag_seconds_bucket{le="+Inf"}', 4],
     ['consumer_workers{state="running"}', 2],

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { type OnValueMismatch, type ValidationResult, validateOrder } from "../consumer/order.ts";
+import { type DateCheck, type OnValueMismatch, type ValidationResult, validateOrder } from "../consumer/order.ts";
 import { MAX_ORDER_CENTS } from "../store/store.ts";
 
 type Fields = Record<string, string | undefined>;
@@ -563,6 +563,56 @@ describe("validateOrder() takes the UTC date of an RFC 3339 date-time for the da
       }
     }
   });
+});
+
+describe("validateOrder() notes a date that is implausible by the clock", () => {
+  const NOW = "2024-12-13T10:00:00Z";
+  function checkDate(timestamp: string, onImplausibleDate: DateCheck["onImplausibleDate"] = "count", at = NOW) {
+    const body = bodyWith({ order_timestamp: JSON.stringify(timestamp) });
+    const dates = { nowMs: Date.parse(at), today: at.slice(0, 10), onImplausibleDate };
+    return validateOrder(body, "correct", dates);
+  }
+
+  test.each([
+    ["2024-12-14T10:00:00.001Z", "future", "2024-12-14", NOW],
+    ["2024-12-14t10:00:00.001z", "future", "2024-12-14", NOW],
+    ["2024-12-14T22:00:01+12:00", "future", "2024-12-14", NOW],
+    ["2024-12-15T00:30:00+14:30", "plausible", "", NOW],
+    ["2016-12-31T23:59:60Z", "future", "2016-12-31", "2016-12-01T00:00:00Z"],
+    ["9999-12-31T23:59:59Z", "future", "9999-12-31", NOW],
+    ["2024-12-14T10:00:00Z", "plausible", "", NOW],
+    ["2024-12-13T10:00:00Z", "plausible", "", NOW],
+    ["2000-01-01T00:00:00Z", "plausible", "", NOW],
+    ["1999-12-31T23:59:59Z", "past", "1999-12-31", NOW],
+    ["2000-01-01T00:30:00+01:00", "past", "1999-12-31", NOW],
+    ["0001-01-01T00:00:00Z", "past", "0001-01-01", NOW],
+    ["2000-01-02T00:00:00.001Z", "future", "2000-01-02", "2000-01-01T00:00:00Z"],
+  ])("%s: %s (%s, at %s)", (timestamp, direction, day, at) => {
+    const result = checkDate(timestamp, "count", at);
+    expect(result.outcome === "counted" && result.notes?.implausibleDate).toEqual(
+      day === "" ? undefined : { direction: direction as "past", day },
+    );
+    expect(verdict(result)).toBe("counted 4000");
+    const rejected = checkDate(timestamp, "reject", at);
+    expect(verdict(rejected)).toBe(day ? "rejected invalid_order" : "counted 4000");
+    if (day) expect(errorPaths(rejected)).toEqual(["/order_timestamp"]);
+  });
+
+  test("says what is accepted, and names the ids", () => {
+    const result = checkDate("2034-12-13T10:00:00Z", "reject");
+    const message = "must not be before 2000-01-01 or more than a day ahead: is on 2034-12-13";
+    expect(errorsOf(result)).toEqual([{ path: "/order_timestamp", message }]);
+    expect(result).toMatchObject({ orderId: "ORD1234", userId: "U5678" });
+  });
+});
+
+test("validateOrder() notes a currency that is text, and ignores any other", () => {
+  const notes = (currency: string) => validateOrder(bodyWith({ currency }), "correct");
+  expect(notes('"EUR"')).toMatchObject({ outcome: "counted", notes: { currency: "EUR" } });
+  for (const other of ["1", "null", "{}", '["EUR"]']) {
+    expect(verdict(notes(other))).toBe("counted 4000");
+    expect(notes(other)).toHaveProperty("notes", undefined);
+  }
 });
 
 describe("validateOrder() rejects a body that is not a JSON object", () => {

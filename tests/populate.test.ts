@@ -128,6 +128,25 @@ test("with ON_VALUE_MISMATCH=reject mismatches are reported as rejected", async 
   expect(JSON.parse(stdout)).toMatchObject({ orders: 0, revenue: 0, corrected: 0, rejected: 30 });
 });
 
+test.each(["sns", "eventbridge", "sns+eventbridge", "mixed"] as const)(
+  "--envelope %s wraps the orders, in a FIFO queue too",
+  async (envelope) => {
+    const { queue, env } = await prepare(emulator.endpoint, freshFifoQueue);
+    const args = ["--orders", "40", "--seed", "9", "--users", "5", "--envelope", envelope, "--json", ...MIX];
+    const { seed: _, seconds: __, ...reported } = JSON.parse((await run(args, env)).stdout);
+    const messages = await takeAll(queue);
+    const bodies = messages.map(({ body }) => body);
+    expect(reported).toEqual(totalsOf(bodies));
+    const counted = bodies.map((body) => validateOrder(body, "correct")).filter(({ outcome }) => outcome === "counted");
+    const kinds = envelope === "mixed" ? ["eventbridge", "none", "sns", "sns+eventbridge"] : [envelope];
+    expect([...new Set(counted.map(({ envelope = "none" }) => envelope))].sort()).toEqual(kinds as never);
+    for (const { body, groupId } of messages) {
+      const result = validateOrder(body, "correct");
+      if (result.outcome !== "rejected") expect(result.order.userId).toBe(`${groupId}`);
+    }
+  },
+);
+
 test("without --seed every run sends other orders", async () => {
   const { queue, env } = await prepare();
   await Promise.all([run(["--orders", "50"], env), run(["--orders", "50"], env)]);

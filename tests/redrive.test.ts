@@ -7,6 +7,7 @@ import { createClient } from "../queue/client.ts";
 import type { Message } from "../queue/message.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
+import { ENVELOPES } from "../scripts/envelopes.ts";
 import { body } from "./support/orders.ts";
 import { AWS, temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshFifoQueue, freshQueue, releaseAll, startEmulatorProcess } from "./support/queues.ts";
@@ -289,6 +290,14 @@ describe.concurrent("back", () => {
     const { stdout } = await run(["back", "--order-id", "a", "--reason", "none"], env);
     expect(stdout).toStartWith("1 message: 1 none\nMoved 1 message to ");
     expect([await takeBodies(queue), (await take(deadLetters)).length]).toEqual([['{"order_id":"a"}'], 12]);
+  });
+
+  test("--order-id selects orders in envelopes", async () => {
+    const { queue, env } = await prepare();
+    const wrapped = Object.values(ENVELOPES).map((wrap, index) => wrap('{"order_id":"a"}', index, 0));
+    await deadLetter(queue, "invalid_order", [...wrapped, ENVELOPES.sns("no JSON", 1, 0), ENVELOPES.sns("7", 1, 0)]);
+    const found = jsonLines((await run(["--json", "--order-id", "a"], env)).stdout).flatMap(({ body }) => body ?? []);
+    expect(found.sort()).toEqual(wrapped.sort());
   });
 
   test("message_id is that of the first delivery, however often the message is moved", async () => {

@@ -325,10 +325,12 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
       ...{ outcome: "rejected", atMs: 1_734_000_000_002, messageId: "m2", reason: "invalid" },
       errors: [{ path: "/items", message: "Expected array" }],
     };
-    await store.addRecent([duplicate("d1"), corrected, duplicate("d2"), rejected]);
+    const future: RecentOrder = { ...duplicate("m3"), outcome: "implausible_date", day: "2062-12-13" };
+    await store.addRecent([duplicate("d1"), corrected, duplicate("d2"), rejected, future]);
     await other.addRecent([duplicate("d3")]);
     expect(await other.recent("corrected", 10)).toEqual([corrected]);
     expect(await other.recent("rejected", 10)).toEqual([rejected]);
+    expect(await other.recent("implausible_date", 10)).toEqual([future]);
     expect(await store.recent("duplicate", 10)).toEqual(["d3", "d2", "d1"].map(duplicate));
     expect(await store.recent("duplicate", 2)).toEqual(["d3", "d2"].map(duplicate));
     expect(await store.recent("duplicate", 0)).toEqual([]);

@@ -7,8 +7,8 @@ const ROOT = "Root=1-5759e988-bd862e3fe1be46a994272793";
 const PARENT = "Parent=53995c3f42cd8ad8";
 
 const withAttribute = (StringValue: string, traceHeader?: string) =>
-  traceOf({ attributes: { traceparent: { DataType: "String", StringValue } }, traceHeader });
-const withHeader = (traceHeader: string) => traceOf({ attributes: {}, traceHeader });
+  traceOf({ attributes: { traceparent: { DataType: "String", StringValue } }, traceHeader, body: "" });
+const withHeader = (traceHeader: string) => traceOf({ attributes: {}, traceHeader, body: "" });
 
 describe("traceOf() reads the attribute traceparent", () => {
   test.each([
@@ -66,5 +66,37 @@ test("traceOf() prefers a valid traceparent to the header", () => {
   const header = `${ROOT};${PARENT}`;
   expect(withAttribute(`00-${ID}-${SPAN}-01`, header)?.traceId).toBe(ID);
   expect(withAttribute("nonsense", header)?.spanId).toBe("53995c3f42cd8ad8");
-  expect(traceOf({ attributes: {} })).toBeUndefined();
+  expect(traceOf({ attributes: {}, body: "" })).toBeUndefined();
+});
+
+describe("traceOf() reads the attribute traceparent of an SNS notification", () => {
+  const trace = { traceId: ID, spanId: SPAN, sampled: true };
+  const attribute = { Type: "String", Value: `00-${ID}-${SPAN}-01` };
+  const notification = (traceparent: unknown, more = {}) =>
+    JSON.stringify({ Type: "Notification", Message: "{}", MessageAttributes: { traceparent }, ...more });
+
+  test("before AWSTraceHeader, and after the attribute of the message", () => {
+    const traceHeader = `${ROOT};${PARENT}`;
+    expect(traceOf({ attributes: {}, traceHeader, body: notification(attribute) })).toEqual(trace);
+    expect(traceOf({ attributes: {}, body: notification(attribute) })).toEqual(trace);
+    const StringValue = `00-${ID}-${SPAN}-00`;
+    const attributes = { traceparent: { DataType: "String", StringValue } };
+    expect(traceOf({ attributes, body: notification(attribute) })).toEqual({ ...trace, sampled: false });
+    expect(traceOf({ attributes: {}, traceHeader, body: notification({ Value: "x" }) })?.spanId).toBe(
+      "53995c3f42cd8ad8",
+    );
+  });
+
+  test.each([
+    ["no JSON", `{"traceparent"`],
+    ["null", `null "traceparent"`],
+    ["an order", notification(attribute, { Type: undefined })],
+    ["attributes that are null", notification(attribute, { MessageAttributes: null, other: { traceparent: 1 } })],
+    ["no value", notification(null)],
+    ["a value that is no text", notification({ Value: { toString: 1 } })],
+    ["a value that is a list", notification({ Value: [attribute.Value] })],
+  ])("but not with %s", (_, body) => {
+    expect(body).toContain('"traceparent"');
+    expect(traceOf({ attributes: {}, body })).toBeUndefined();
+  });
 });

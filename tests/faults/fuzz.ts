@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { readConfig } from "../../config.ts";
 import { type ValidationResult, validateOrder } from "../../consumer/order.ts";
 import { start } from "../../index.ts";
+import { ENVELOPES } from "../../scripts/envelopes.ts";
 import { isDay } from "../../store/periods.ts";
 import { MAX_ORDER_CENTS } from "../../store/store.ts";
 import { temporaryFolder } from "../support/program.ts";
@@ -60,7 +61,36 @@ const plausible = fc
   })
   .map((order) => JSON.stringify(order));
 
-const anyBody = fc.oneof(nearOrder, plausible, fc.json(), fc.string({ unit: "binary", maxLength: 300 }));
+/** Near an envelope: some fields right, some wrong, some missing, around anything. */
+const nearEnvelope = fc
+  .record(
+    {
+      order_id: anything,
+      Type: fc.oneof(fc.constantFrom("Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"), anything),
+      TopicArn: fc.oneof(fc.constant("arn"), anything),
+      Message: fc.oneof(nearOrder, plausible, anything),
+      "detail-type": fc.oneof(fc.constant("Order Placed"), anything),
+      source: fc.oneof(fc.constant("shop"), anything),
+      detail: fc.oneof(
+        nearOrder.map((text) => JSON.parse(text)),
+        anything,
+      ),
+    },
+    { requiredKeys: ["Message"] },
+  )
+  .map((fields) => JSON.stringify(fields));
+
+const anyOrder = fc.oneof(nearOrder, plausible);
+const wrap = fc.constantFrom(...Object.values(ENVELOPES));
+const content = fc.oneof(nearOrder, plausible, nearEnvelope, fc.json(), fc.string({ unit: "binary", maxLength: 300 }));
+const wrapped = fc.tuple(content, wrap).map(([body, put]) => put(body, 1, 0));
+const wrappedTwice = fc.tuple(wrapped, wrap).map(([body, put]) => put(body, 2, 0));
+const anyBody = fc.oneof(content, content, wrapped, wrappedTwice);
+const dates = fc.record({
+  nowMs: fc.constant(Date.parse("2024-12-13T10:00:00Z")),
+  today: fc.constant("2024-12-13"),
+  onImplausibleDate: fc.constantFrom("count" as const, "reject" as const),
+});
 
 /** What holds for every body: an answer, in time, that the store and the dead-letter queue can take. */
 export function checkResult(result: ValidationResult): boolean {
@@ -78,10 +108,29 @@ export function checkResult(result: ValidationResult): boolean {
 }
 
 export function fuzzValidation(cases: number, seed: number) {
-  const property = fc.property(anyBody, fc.constantFrom("correct" as const, "reject" as const), (body, onMismatch) =>
-    checkResult(validateOrder(body, onMismatch)),
+  const onMismatch = fc.constantFrom("correct" as const, "reject" as const);
+  const property = fc.property(anyBody, onMismatch, fc.option(dates, { nil: undefined }), (body, onMismatch, dates) =>
+    checkResult(validateOrder(body, onMismatch, dates)),
   );
   fc.assert(property, { numRuns: cases, seed });
+  const inEnvelope = fc.property(anyOrder, onMismatch, dates, (body, onMismatch, dates) => {
+    const plain = validateOrder(body, onMismatch, dates);
+    for (const [envelope, path] of Object.entries(PATHS) as [keyof typeof PATHS, string][]) {
+      const result = validateOrder(ENVELOPES[envelope](body, 1, 0), onMismatch, dates);
+      if (!Bun.deepEquals(result, moved(plain, envelope, path))) return false;
+    }
+    return true;
+  });
+  fc.assert(inEnvelope, { numRuns: Math.ceil(cases / 10), seed });
+}
+
+const PATHS = { sns: "/Message", eventbridge: "/detail", "sns+eventbridge": "/Message/detail" };
+
+/** What a body in an envelope must result in, by the result without it. */
+function moved(plain: ValidationResult, envelope: keyof typeof PATHS, at: string): ValidationResult {
+  if (plain.outcome !== "rejected") return { ...plain, envelope };
+  const errors = plain.errors.map(({ path, message }) => ({ path: at + path, message }));
+  return { ...plain, envelope, errors };
 }
 
 const segment = fc.oneof(

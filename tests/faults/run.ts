@@ -106,7 +106,7 @@ function countCause({ report }: Run, kind: string) {
 async function sendOrders({ options, fixtures, model }: Run, ended: Promise<unknown>) {
   const { seed, orders } = options;
   const mix = { users: USERS, mismatch: 5, invalid: 2, duplicates: 5, days: 400, onValueMismatch: "correct" as const };
-  const messages = generate({ seed, nowMs: Date.now(), ...mix });
+  const messages = generate({ seed, nowMs: Date.now(), envelope: "mixed", ...mix });
   let mayEnd = false;
   void ended.then(() => {
     mayEnd = true;
