@@ -1,4 +1,4 @@
-import { Elysia } from "elysia";
+import { type AnyElysia, Elysia } from "elysia";
 import { Registry } from "prom-client";
 import { cachedFor } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
@@ -16,6 +16,7 @@ import type { Live } from "./live.ts";
 import { createRequestTimer, type MetricsDeps, metricsRoutes } from "./metrics.ts";
 import { orderRoutes } from "./orders.ts";
 import { errorTable } from "./problem.ts";
+import { createQueryCheck } from "./query.ts";
 import { createRequestLimit } from "./rate-limit.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
@@ -63,7 +64,8 @@ export function createApp(deps: ApiDeps) {
   const checkHost = createHostCheck(deps.host);
   const limitRequests = createRequestLimit(deps.requestsPerMinute);
   const authorize = createAuth(deps.apiKey);
-  let routes: { method: string; path: string }[] = [];
+  let routes: AnyElysia["routes"] = [];
+  const checkQuery = createQueryCheck(() => routes);
   const app = new Elysia({
     // A second process must not be able to listen on the same port and receive a part of the requests.
     serve: { reusePort: false, maxRequestBodySize: MAX_BODY_BYTES },
@@ -80,6 +82,7 @@ export function createApp(deps: ApiDeps) {
     .onTransform(({ request, route, server, set }) => {
       (set as Timed).startedAt = performance.now();
       authorize(request, route, server);
+      checkQuery(request.url, route);
     })
     .onError(errorTable(deps.log, () => routes))
     .onAfterResponse(({ request, route, set }) => {

@@ -2,7 +2,8 @@
  * OpenAPI documentation of the routes, with one TypeBox schema per response as a named component. The schemas are in `detail`, not
  * in Elysia's `response`, which would be validated for every request and from which the plugin generates invalid documents.
  */
-import Type, { type TProperties, type TSchema } from "typebox";
+import Type, { type TObject, type TProperties, type TSchema } from "typebox";
+import { csvTable, type Row } from "./csv.ts";
 
 export const Count = Type.Integer({ minimum: 0, example: 25 });
 export const Amount = Type.Number({
@@ -53,6 +54,8 @@ interface Operation {
   name?: string;
   response: TSchema;
   contentType?: string;
+  /** Schema of a row, if the response can be CSV. */
+  csv?: TObject;
   /** Status codes of the problems that the route can respond with. */
   problems?: number[];
   /** Describes a 503 with the same schema as the 200. */
@@ -68,13 +71,17 @@ export function operation(tag: string, summary: string, route: Operation) {
     name,
     response,
     contentType = "application/json",
+    csv,
     problems = [],
     unavailable,
     isPublic = false,
   } = route;
   if (name) schemas[name] = response;
   const schema = name ? reference(name) : response;
-  const content = { [contentType]: { schema, example: exampleOf(response) } };
+  const content = {
+    [contentType]: { schema, example: exampleOf(response) },
+    ...(csv && { "text/csv": { schema: Type.String(), example: csvTable(csv, [exampleOf(csv) as Row]) } }),
+  };
   const errors = [...(isPublic ? [] : [401, 429]), ...problems].map((status) => [status, problemResponse(status)]);
   return {
     summary,

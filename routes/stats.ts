@@ -1,9 +1,10 @@
 import { Elysia, t } from "elysia";
-import Type from "typebox";
+import Type, { type Static } from "typebox";
 import { daysBetween, isDay } from "../store/periods.ts";
 import type { Reads } from "../store/single-flight.ts";
 import type { Totals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
+import { AS_CSV, formatParameter, orCsv } from "./csv.ts";
 import { Amount, AsOf, asOf, Count, Day, operation } from "./openapi.ts";
 import { fromStore, Problem } from "./problem.ts";
 
@@ -36,7 +37,12 @@ export function statsRoutes({ reads }: { reads: Reads }) {
         query: t.Object({
           from: t.String({ error: () => "from is required: a date, YYYY-MM-DD", description: "First day, included" }),
           to: t.String({ error: () => "to is required: a date, YYYY-MM-DD", description: "Last day, included" }),
+          format: formatParameter("json", "csv"),
         }),
+        afterHandle: orCsv<Static<typeof Daily>>(DailyTotals, ({ from, to, days }) => ({
+          rows: days,
+          file: `daily-${from}-to-${to}.csv`,
+        })),
         detail: dailyDetail,
       },
     );
@@ -50,6 +56,8 @@ function checkDay(name: string, value: string): string {
 }
 
 const totals = { total_orders: Count, total_revenue: Amount };
+const DailyTotals = Type.Object({ date: Day, ...totals });
+const Daily = Type.Object({ from: Day, to: Day, days: Type.Array(DailyTotals), ...AsOf });
 const globalDetail = operation("stats", "Total number of orders and revenue", {
   name: "GlobalStats",
   response: Type.Object({ ...totals, ...AsOf }),
@@ -57,7 +65,8 @@ const globalDetail = operation("stats", "Total number of orders and revenue", {
 });
 const dailyDetail = operation("stats", "Orders and revenue by day", {
   name: "DailyStats",
-  description: "Includes days without orders. The day of an order is the UTC date of its `order_timestamp`.",
-  response: Type.Object({ from: Day, to: Day, days: Type.Array(Type.Object({ date: Day, ...totals })), ...AsOf }),
+  description: `Includes days without orders. The day of an order is the UTC date of its \`order_timestamp\`. ${AS_CSV}`,
+  response: Daily,
+  csv: DailyTotals,
   problems: [422, 503],
 });

@@ -1,22 +1,18 @@
 import { setImmediate } from "node:timers/promises";
 import type { FullStore, UserTotals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
-import { csvRow } from "./csv.ts";
+import { csvHeaders, csvRow } from "./csv.ts";
 import { fromStore, Problem } from "./problem.ts";
 
-export const FORMATS = ["ndjson", "csv"] as const;
-type Format = (typeof FORMATS)[number];
+type Format = "ndjson" | "csv";
 
 /** Each stream reads all users from the store. Two streams do not delay orders. */
 const MAX_STREAMS = 2;
 /** A client that has not read for this long is disconnected, because it blocks one of the streams. */
 const STALLED_MS = 60_000;
 
-/** @returns `csv` if the Accept header contains text/csv, otherwise `ndjson` */
-export const acceptedFormat = (accept: string | undefined): Format => (accept?.includes("text/csv") ? "csv" : "ndjson");
-
-const CONTENT_TYPES = { ndjson: "application/x-ndjson", csv: "text/csv; charset=utf-8; header=present" };
-const HEADERS = { ndjson: "", csv: csvRow(["user_id", "order_count", "total_spend"]) };
+const FIRST_LINE = { ndjson: "", csv: csvRow(["user_id", "order_count", "total_spend"]) };
+const HEADERS = { ndjson: { "content-type": "application/x-ndjson" }, csv: csvHeaders("users.csv") };
 const ROWS: Record<Format, (user: UserTotals) => string> = {
   ndjson: ({ userId, orders, cents }) =>
     `${JSON.stringify({ user_id: userId, order_count: orders, total_spend: toAmount(cents) })}\n`,
@@ -50,7 +46,7 @@ export function createUserStreams(store: Pick<FullStore, "users">) {
     const encoder = new TextEncoder();
     const stream = new ReadableStream<Uint8Array>(
       {
-        start: (controller) => controller.enqueue(encoder.encode(HEADERS[format])),
+        start: (controller) => controller.enqueue(encoder.encode(FIRST_LINE[format])),
         async pull(controller) {
           clearTimeout(stalled);
           try {
@@ -76,12 +72,6 @@ export function createUserStreams(store: Pick<FullStore, "users">) {
       },
       { highWaterMark: 1 },
     );
-    return new Response(stream, {
-      headers: {
-        "content-type": CONTENT_TYPES[format],
-        "cache-control": "no-store",
-        ...(format === "csv" && { "content-disposition": 'attachment; filename="users.csv"' }),
-      },
-    });
+    return new Response(stream, { headers: { ...HEADERS[format], "cache-control": "no-store" } });
   };
 }

@@ -1,52 +1,62 @@
 import { Elysia, t } from "elysia";
-import Type from "typebox";
-import { dayOf, describePeriod, leaderboardOf, leaderboardOn, PERIODS } from "../store/periods.ts";
+import Type, { type Static } from "typebox";
+import { dayOf, describePeriod, leaderboardOf, leaderboardOn, PERIODS, type Period } from "../store/periods.ts";
 import type { Reads } from "../store/single-flight.ts";
 import type { FullStore, UserTotals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
-import { Amount, AsOf, asOf, Count, Day, OneOf, operation, Text } from "./openapi.ts";
+import { AS_CSV, formatParameter, orCsv, wantsCsv } from "./csv.ts";
+import { Amount, AsOf, asOf, Count, OneOf, operation, Text } from "./openapi.ts";
 import { decodeId, fromStore, Problem } from "./problem.ts";
-import { acceptedFormat, createUserStreams, FORMATS } from "./user-stream.ts";
+import { createUserStreams } from "./user-stream.ts";
 
 const PERIOD_NAMES = PERIODS.map((period) => `${period} (${describePeriod(period).name})`).join(", ");
+const PERIOD_CHOICE = `one of ${PERIOD_NAMES}`;
 const DATE_FORMS = PERIODS.map((period) => `${period}: ${describePeriod(period).form}`).join("; ");
+
+const periodParameter = t.UnionEnum(PERIODS, {
+  error: () => `period must be ${PERIOD_CHOICE}`,
+  default: undefined,
+  description: `${PERIOD_NAMES}, in UTC`,
+});
+const dateParameter = t.Optional(t.String({ description: `${DATE_FORMS}. Default: the current date` }));
+const optionalPeriod = { period: t.Optional(periodParameter), date: dateParameter };
 
 /** @returns the routes of users and leaderboards */
 export function userRoutes({ reads, store }: { reads: Reads; store: FullStore }) {
   const streamUsers = createUserStreams(store);
 
-  async function userStats(id: string, url: string) {
+  async function userStats(id: string, url: string, { period, date }: { period?: Period; date?: string }) {
     const userId = decodeId(id, url);
-    const { value, asOfMs } = await fromStore(reads.user(userId));
-    return { ...toUserStats({ userId, ...value }), ...asOf(asOfMs) };
+    if (!period && date !== undefined) throw new Problem(422, `date requires period, which must be ${PERIOD_CHOICE}`);
+    const board = period && findLeaderboard(period, date);
+    const { value, asOfMs } = await fromStore(board ? reads.userOn(board, userId) : reads.user(userId));
+    return { ...toUserStats({ userId, ...value }), ...(board && { period, date: dateOf(board) }), ...asOf(asOfMs) };
   }
 
   return new Elysia({ name: "users" })
-    .get("/users/:user_id/stats", ({ params, request }) => userStats(params.user_id, request.url), {
+    .get("/users/:user_id/stats", ({ params, query, request }) => userStats(params.user_id, request.url, query), {
       params: t.Object({ user_id: t.String({ description: "Percent-encode reserved characters" }) }),
+      query: t.Object(optionalPeriod),
       detail: userDetail,
     })
-    .get("/users/stats", ({ query, request }) => userStats(query.user_id, request.url), {
-      query: t.Object({ user_id: t.String({ minLength: 1, error: () => "user_id is required" }) }),
+    .get("/users/stats", ({ query, request }) => userStats(query.user_id, request.url, query), {
+      query: t.Object({
+        user_id: t.String({ minLength: 1, error: () => "user_id is required" }),
+        ...optionalPeriod,
+      }),
       detail: userQueryDetail,
     })
     .get(
       "/top-users",
       async ({ query: { period, date, n } }) => {
-        const board = date === undefined ? leaderboardOn(period, dayOf(Date.now())) : leaderboardOf(period, date);
-        if (!board)
-          throw new Problem(422, `With period=${period}, date must be ${describePeriod(period).form}: got "${date}"`);
+        const board = findLeaderboard(period, date);
         const { value, asOfMs } = await fromStore(reads.top(board, Number(n)));
-        return { period, date: board.slice(2), top_users: value.map(toUserStats), ...asOf(asOfMs) };
+        return { period, date: dateOf(board), top_users: value.map(toUserStats), ...asOf(asOfMs) };
       },
       {
         query: t.Object({
-          period: t.UnionEnum(PERIODS, {
-            error: () => `period must be one of ${PERIOD_NAMES}`,
-            default: undefined,
-            description: `${PERIOD_NAMES}, in UTC`,
-          }),
-          date: t.Optional(t.String({ description: `${DATE_FORMS}. Default: the current date` })),
+          period: periodParameter,
+          date: dateParameter,
           // A string with a pattern, because a number would also accept 0x10, 1e2 and " 5".
           n: t.Optional(
             t.String({
@@ -56,23 +66,29 @@ export function userRoutes({ reads, store }: { reads: Reads; store: FullStore })
               description: "Number of users",
             }),
           ),
+          format: formatParameter("json", "csv"),
         }),
+        afterHandle: orCsv<Static<typeof TopUsers>>(User, ({ date, top_users }) => ({
+          rows: top_users,
+          file: `top-users-${date}.csv`,
+        })),
         detail: topDetail,
       },
     )
-    .get("/users", ({ query: { format }, headers }) => streamUsers(format ?? acceptedFormat(headers.accept)), {
-      query: t.Object({
-        format: t.Optional(
-          t.UnionEnum(FORMATS, {
-            error: () => "format must be ndjson or csv",
-            default: undefined,
-            description: "Overrides the Accept header",
-          }),
-        ),
-      }),
+    .get("/users", ({ query: { format }, request }) => streamUsers(wantsCsv(format, request) ? "csv" : "ndjson"), {
+      query: t.Object({ format: formatParameter("ndjson", "csv") }),
       detail: listDetail,
     });
 }
+
+/** @returns the name of the leaderboard of a period, by default the current one. Throws a `Problem` with status 422 for a wrong date */
+function findLeaderboard(period: Period, date: string | undefined): string {
+  const board = date === undefined ? leaderboardOn(period, dayOf(Date.now())) : leaderboardOf(period, date);
+  if (board) return board;
+  throw new Problem(422, `With period=${period}, date must be ${describePeriod(period).form}: got "${date}"`);
+}
+
+const dateOf = (leaderboard: string) => leaderboard.slice(2);
 
 const toUserStats = ({ userId, orders, cents }: UserTotals) => ({
   user_id: userId,
@@ -81,19 +97,27 @@ const toUserStats = ({ userId, orders, cents }: UserTotals) => ({
 });
 
 const User = Type.Object({ user_id: Text("U5678"), order_count: Count, total_spend: Amount });
-const UserStats = Type.Object({ ...User.properties, ...AsOf });
-const TopUsers = Type.Object({ period: OneOf(PERIODS), date: Day, top_users: Type.Array(User), ...AsOf });
+const PeriodDate = Text("2024-12-13", `Of the period: ${DATE_FORMS}`);
+const UserStats = Type.Object({
+  ...User.properties,
+  period: Type.Optional(OneOf(PERIODS)),
+  date: Type.Optional(PeriodDate),
+  ...AsOf,
+});
+const TopUsers = Type.Object({ period: OneOf(PERIODS), date: PeriodDate, top_users: Type.Array(User), ...AsOf });
 const userDetail = operation("users", "Number of orders and total spend of one user", {
   name: "UserStats",
-  description: "All values are 0 for a user without orders.",
+  description:
+    "Of all time, or of a `period`, with which the response has `period` and `date`. All values are 0 for a user without orders.",
   response: UserStats,
   problems: [400, 409, 422, 503],
 });
 const userQueryDetail = { ...userDetail, description: "Like /users/{user_id}/stats, for any id, also `.` and `..`" };
 const topDetail = operation("users", "Users with the highest spend in a day, ISO week, month or year", {
   name: "TopUsers",
-  description: "Highest spend first. Users with equal spend are sorted by the bytes of their ids.",
+  description: `Highest spend first. Users with equal spend are sorted by the bytes of their ids. ${AS_CSV}`,
   response: TopUsers,
+  csv: User,
   problems: [422, 503],
 });
 const listDetail = operation("users", "All users with their number of orders and total spend", {
@@ -103,5 +127,6 @@ const listDetail = operation("users", "All users with their number of orders and
     "time. For a ranking, see /top-users.",
   contentType: "application/x-ndjson",
   response: Text('{"user_id":"U5678","order_count":25,"total_spend":3200.75}\n'),
+  csv: User,
   problems: [422, 503],
 });

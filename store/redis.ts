@@ -97,6 +97,11 @@ export async function openRedisStore(
     );
   }
 
+  async function userOn(leaderboard: string, userId: string): Promise<Totals> {
+    const board = keys.board(leaderboard);
+    return parseTotals(await checkType(board, redis.hget(board, userId)));
+  }
+
   async function top(leaderboard: string, n: number): Promise<UserTotals[]> {
     const [board, first] = [keys.board(leaderboard), keys.top(leaderboard)];
     const [sorted, fields] = await checkType(`${board} or ${first}`, redis.topUsers(board, first, n, MAX_TOP));
@@ -146,7 +151,7 @@ export async function openRedisStore(
   const close = async () => redis.disconnect();
   return {
     ...{ record, check, checkThoroughly, close, configurationWarnings, evictedKeys, markerWindowSeconds },
-    ...{ global, user, top, daily, isCounted, addRecent, recent },
+    ...{ global, user, userOn, top, daily, isCounted, addRecent, recent },
     ...fullAccess,
   };
 }

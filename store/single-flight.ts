@@ -9,7 +9,7 @@ export interface Read<T> {
 export type Reads = ReturnType<typeof createSingleFlight>;
 
 /** @returns the read functions of the store, in which concurrent identical reads share one request and its result */
-export function createSingleFlight({ global, user, top, daily }: Pick<Store, "global" | "user" | "top" | "daily">) {
+export function createSingleFlight(store: Pick<Store, "global" | "user" | "userOn" | "top" | "daily">) {
   function shared<A extends unknown[], T>(read: (...args: A) => Promise<T>): (...args: A) => Promise<Read<T>> {
     const pending = new Map<string, Promise<Read<T>>>();
     return (...args) => {
@@ -25,5 +25,6 @@ export function createSingleFlight({ global, user, top, daily }: Pick<Store, "gl
     };
   }
 
-  return { global: shared(global), user: shared(user), top: shared(top), daily: shared(daily) };
+  const { global, user, userOn, top, daily } = store;
+  return { global: shared(global), user: shared(user), userOn: shared(userOn), top: shared(top), daily: shared(daily) };
 }

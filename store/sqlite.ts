@@ -103,6 +103,9 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
   }
 
   const user = prepare<Totals, [string]>("SELECT orders, cents FROM users WHERE user_id = ?");
+  const userOnBoard = prepare<Totals, [string, string]>(
+    "SELECT orders, cents FROM boards WHERE board = ? AND user_id = ?",
+  );
   const topOf = prepare<UserTotals, [string, number]>(
     `SELECT user_id AS userId, orders, cents FROM boards WHERE board = ? AND ranked = 1
       ORDER BY cents DESC, user_id LIMIT ?`,
@@ -170,6 +173,7 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
     isCounted,
     global: async () => readTotal(),
     user: async (userId) => user.get(userId) ?? NO_ORDERS,
+    userOn: async (leaderboard, userId) => userOnBoard.get(leaderboard, userId) ?? NO_ORDERS,
     top: async (leaderboard, n) => topOf.all(leaderboard, n),
     daily: async (days) => days.map((day) => total.get(day) ?? NO_ORDERS),
     markerWindowSeconds: async () => window(),

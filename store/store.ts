@@ -120,6 +120,8 @@ export interface Store {
   global(): Promise<Totals>;
   /** @returns the totals of a user, zeros without orders. Rejects with a `ForeignKeyError` for data of another program */
   user(userId: string): Promise<Totals>;
+  /** @returns the totals of a user on a leaderboard, zeros without orders */
+  userOn(leaderboard: string, userId: string): Promise<Totals>;
   /** @returns the first `n` (at most `MAX_TOP`) users of a leaderboard, sorted by `bySpend` */
   top(leaderboard: string, n: number): Promise<UserTotals[]>;
   /** @returns the total of each of the days (`YYYY-MM-DD`), zeros without orders */

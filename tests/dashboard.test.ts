@@ -70,6 +70,13 @@ const shows = (page: Page, selector: string, expected: string) =>
   waitFor(`${selector} to show ${expected}`, async () => (await text(page, selector)).includes(expected), 20_000);
 const asMoney = (amount: number) => amount.toLocaleString("en-US", { minimumFractionDigits: 2 });
 
+/** The content of the file that a link of the page downloads. */
+async function downloaded(page: Page, link: string): Promise<string> {
+  const download = page.waitForEvent("download");
+  await page.locator(link).click();
+  return await Bun.file(await (await download).path()).text();
+}
+
 // biome-ignore lint/suspicious/noExplicitAny: what the API answers is compared with the page
 const api = async (path: string): Promise<any> => (await program.get(path)).json();
 
@@ -112,6 +119,14 @@ describe("the dashboard", () => {
     const [first] = await page.locator("#days-table tbody tr").allInnerTexts();
     expect(first).toBe([today().slice(0, 10), 4, asMoney(total_revenue)].join("\t"));
 
+    const days = (await downloaded(page, "#days-csv")).trimEnd().split("\r\n");
+    expect([days.length, days[0], days.at(-1)]).toEqual([
+      ...[31, "date,total_orders,total_revenue", `${today().slice(0, 10)},4,1277.75`],
+    ]);
+    const quoted = `"${HOSTILE.replaceAll('"', '""')}"`;
+    const rows = ["user_id,order_count,total_spend", "U1,1,1200.5", "U2,2,70", `${quoted},1,7.25`, ""];
+    expect(await downloaded(page, "#top-csv")).toBe(rows.join("\r\n"));
+
     await shows(page, "#corrected tbody", "ORD-99");
     expect(await text(page, "#corrected tbody td.number")).toBe("99.99|40.00|-59.99");
     await shows(page, "#rejected tbody", "invalid_json");
@@ -142,8 +157,10 @@ describe("the dashboard", () => {
     await shows(page, "#order", "nobody's was not counted within the last 19 days");
     await page.locator("#top").getByText(HOSTILE).click();
     await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent`);
+    const year = `${new Date().getUTCFullYear()}`;
     await page.getByText("Year", { exact: true }).click();
-    await shows(page, "#top-date", `${new Date().getUTCFullYear()}`);
+    await shows(page, "#top-date", year);
+    await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent, 7.25 per order (${year}); 1 orders`);
   });
 
   test("keeps its numbers while the process is down, shows that, and continues when it is back", async () => {
@@ -197,12 +214,61 @@ describe("the dashboard", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("the user that was found follows the period, and the URL keeps user, period and range", async () => {
+    await queue.send([orderOf("U&=é", 30, { order_timestamp: "2020-02-29T10:00:00Z" }), orderOf("U&=é", 12)]);
+    await using opened = await open();
+    const { page, complaints } = opened;
+    await shows(page, "#orders", "7");
+    expect(new URL(page.url()).search).toBe("");
+    await page.getByLabel("User id").fill("U&=é");
+    await page.keyboard.press("Enter");
+    const day = today().slice(0, 10);
+    await shows(page, "#user", `U&=é: 1 orders, 12.00 spent, 12.00 per order (${day}); 2 orders, 42.00 spent`);
+    await page.getByText("Month", { exact: true }).click();
+    await shows(page, "#user", `(${day.slice(0, 7)}); 2 orders`);
+    await page.getByText("7 days", { exact: true }).click();
+    expect(Object.fromEntries(new URL(page.url()).searchParams)).toEqual({ period: "m", days: "7", user: "U&=é" });
+
+    const linked = await page.context().newPage();
+    await linked.goto(page.url());
+    await shows(linked, "#user", `(${day.slice(0, 7)}); 2 orders`);
+    await shows(linked, "#top-date", day.slice(0, 7));
+    expect(await linked.getByLabel("User id").inputValue()).toBe("U&=é");
+    expect(await linked.locator("[name=days]:checked").getAttribute("value")).toBe("7");
+
+    await linked.getByLabel("From").fill("2020-02-01");
+    await linked.getByLabel("to", { exact: true }).fill("2020-03-01");
+    await shows(linked, "#revenue-sum", "30.00");
+    await linked.reload();
+    await shows(linked, "#revenue-sum", "30.00");
+    expect(Object.fromEntries(new URL(linked.url()).searchParams)).toEqual({
+      ...{ period: "m", from: "2020-02-01", to: "2020-03-01", user: "U&=é" },
+    });
+    expect(await linked.locator("[name=days]:checked").count()).toBe(0);
+    expect(complaints).toEqual([]);
+  });
+
+  test("a URL whose state is invalid opens the page with its defaults", async () => {
+    await using opened = await open();
+    const { page, complaints } = opened;
+    await page.goto(`${program.url}/dashboard?period=x&days=5&from=never&user=`);
+    await shows(page, "#top-date", today().slice(0, 10));
+    expect(await page.locator("[name=days]:checked").getAttribute("value")).toBe("30");
+    await shows(page, "#revenue-sum", "1,");
+    expect(complaints).toEqual([]);
+  });
+
   test("with API_KEY the browser asks for it once, for the stream too", async () => {
     const locked = await startProgram({ DATA_DIR: temporaryFolder(), API_KEY: "open sesame", CONSUMER_WORKERS: "0" });
     await using opened = await open({ url: locked.url, key: "open sesame" });
     await shows(opened.page, "#status", "Live");
     await shows(opened.page, "#workers", "None");
     await shows(opened.page, "#days-note", "No orders in this range");
+    await shows(opened.page, "#top-note", "No orders in this period");
+    const day = today().slice(0, 10);
+    expect(await downloaded(opened.page, "#days-csv")).toEndWith(`\r\n${day},0,0\r\n`);
+    expect(await downloaded(opened.page, "#top-csv")).toBe("user_id,order_count,total_spend\r\n");
+    expect(await downloaded(opened.page, "[href^=users]")).toBe("user_id,order_count,total_spend\r\n");
     locked.kill("SIGTERM");
     await locked.exited;
   });

@@ -102,6 +102,22 @@ describe("answers", () => {
     ["/orders?order_id=O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
     ["/users/stats?user_id=U5678", { user_id: "U5678", order_count: 1, total_spend: 3200.75, as_of }],
     ["/users/stats?user_id=a/b+c%F0%9F%98%80", { user_id: "a/b c😀", order_count: 1, total_spend: 0.1, as_of }],
+    [
+      "/users/U1/stats?period=m&date=2024-12",
+      { user_id: "U1", order_count: 1, total_spend: 19.99, period: "m", date: "2024-12", as_of },
+    ],
+    [
+      "/users/stats?user_id=U1&period=w&date=2024-50",
+      { user_id: "U1", order_count: 1, total_spend: 19.99, period: "w", date: "2024-W50", as_of },
+    ],
+    [
+      "/users/U1/stats?period=d&date=2024-12-13",
+      { user_id: "U1", order_count: 0, total_spend: 0, period: "d", date: "2024-12-13", as_of },
+    ],
+    [
+      "/users/nobody/stats?date=2024&period=y",
+      { user_id: "nobody", order_count: 0, total_spend: 0, period: "y", date: "2024", as_of },
+    ],
     ["/orders/O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
     ["/orders/recent?outcome=duplicate", { outcome: "duplicate", orders: [], as_of }],
     [
@@ -175,6 +191,45 @@ describe("answers", () => {
     expect(await json("/top-users?period=d")).toMatchObject({ date: new Date().toISOString().slice(0, 10) });
   });
 
+  test("a user's stats of a period without a date are about the current one", async () => {
+    const month = new Date().toISOString().slice(0, 7);
+    expect(await json("/users/U1/stats?period=m")).toMatchObject({ order_count: 0, period: "m", date: month });
+  });
+
+  test.each([
+    [
+      "/stats/daily?from=2024-12-12&to=2024-12-14",
+      "daily-2024-12-12-to-2024-12-14.csv",
+      "date,total_orders,total_revenue\r\n2024-12-12,0,0\r\n2024-12-13,2,3200.85\r\n2024-12-14,1,19.99\r\n",
+    ],
+    [
+      "/top-users?period=w&date=2024-50&n=2",
+      "top-users-2024-W50.csv",
+      "user_id,order_count,total_spend\r\nU5678,1,3200.75\r\nU1,1,19.99\r\n",
+    ],
+    ["/top-users?period=m&date=2024-11", "top-users-2024-11.csv", "user_id,order_count,total_spend\r\n"],
+  ])("GET %s as CSV", async (path, file, csv) => {
+    for (const response of [await get(`${path}&format=csv`), await get(path, { headers: { accept: "text/csv" } })]) {
+      expect([response.status, await response.text()]).toEqual([200, csv]);
+      expect(Object.fromEntries(response.headers)).toMatchObject({
+        "content-type": "text/csv; charset=utf-8; header=present",
+        "content-disposition": `attachment; filename="${file}"`,
+        "as-of": as_of,
+        vary: "accept",
+      });
+    }
+    for (const accept of ["*/*", "text/html,*/*;q=0.8", "text/csv;q=0.5,application/json"]) {
+      const response = await get(path, { headers: { accept } });
+      expect(response.headers.get("content-type")).toStartWith("application/json");
+      expect(response.headers.get("vary")).toBe("accept");
+    }
+    const overridden = await get(`${path}&format=json`, { headers: { accept: "text/csv" } });
+    expect(overridden.headers.get("content-type")).toStartWith("application/json");
+    const failed = await get(`${path}&format=csv&x=1`, { headers: { accept: "text/csv" } });
+    expect([failed.status, failed.headers.get("content-type")]).toEqual([422, "application/problem+json"]);
+    expect(failed.headers.get("content-disposition")).toBeNull();
+  });
+
   test("/users streams everybody, as NDJSON or CSV", async () => {
     const lines = [
       { user_id: "U1", order_count: 1, total_spend: 19.99 },
@@ -231,6 +286,22 @@ test("users and orders can be asked for whose ids a path cannot hold, and those 
   }
 });
 
+test("ids that a spreadsheet would take for formulas or columns are harmless in every CSV", async () => {
+  const dir = temporaryFolder();
+  const ids = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", 'a"b', "c,d", "e\nf"];
+  const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
+  await store.record(ids.map((userId, index) => order({ userId, cents: 1000 - index })));
+  await store.close();
+  await using other = await startAnother({ DATA_DIR: dir });
+  const cells = ["'=1+1", "'+1", "'-1", "'@x", "'\tx", '"\'\rx"', '"a""b"', '"c,d"', '"e\nf"'];
+  const rows = cells.map((cell, index) => `${cell},1,${(1000 - index) / 100}`);
+  const read = async (path: string) => (await fetch(other.url + path)).text();
+  const top = await read("/top-users?period=d&date=2024-12-13&format=csv");
+  expect(top).toBe(["user_id,order_count,total_spend", ...rows, ""].join("\r\n"));
+  const all = await read("/users?format=csv");
+  for (const row of rows) expect(all).toContain(`\r\n${row}\r\n`);
+});
+
 describe("problems", () => {
   test.each([
     ["/nope", 404, "/nope does not exist. See /docs"],
@@ -247,6 +318,22 @@ describe("problems", () => {
     ["/orders/recent?outcome=counted", 422, "outcome must be corrected, rejected, duplicate or implausible_date"],
     ["/orders/recent?outcome=rejected&n=101", 422, "n must be an integer from 1 to 100"],
     ["/users?format=xml", 422, "format must be ndjson or csv"],
+    ["/top-users?period=d&format=ndjson", 422, "format must be json or csv"],
+    ["/users/U1/stats?date=2024-12", 422, "date requires period, which must be one of d (day), w (ISO week)"],
+    ["/users/stats?user_id=U1&date=2024-12", 422, "date requires period"],
+    ["/users/U1/stats?period=q", 422, "period must be one of d (day), w (ISO week), m (month), y (year)"],
+    ["/users/U1/stats?period=", 422, "period must be one of d"],
+    ["/users/U1/stats?period=m&date=2024-13", 422, 'With period=m, date must be a month, YYYY-MM: got "2024-13"'],
+    ["/users/U1/stats?period=m&date=", 422, "date must be a month"],
+    ["/users/%ff/stats?period=m", 400, "not percent-encoded"],
+    ["/top-users?perod=m", 422, 'Unknown query parameter "perod": this route has period, date, n, format'],
+    ["/top-users/?period=m&%6E%32=5", 422, 'Unknown query parameter "n2"'],
+    ["/top-users?period=m&__proto__=1", 422, 'Unknown query parameter "__proto__"'],
+    ["/top-users?period=m&=1", 422, 'Unknown query parameter ""'],
+    ["/top-users?period=m&date=2024-12&date=2024-11", 422, "date is given twice"],
+    ["/top-users?period=m&peri%6Fd=m", 422, "period is given twice"],
+    ["/stats/global?a&b=1&a", 422, 'Unknown query parameter "a", "b": this route has no query parameters'],
+    ["/nope?x=1", 404, "/nope does not exist"],
     ["/dashboard/page.ts", 404, "/dashboard/page.ts does not exist"],
     ["/top-users", 422, "period must be one of d (day), w (ISO week), m (month), y (year)"],
     ["/top-users?period=x&date=2024", 422, "period must be one of d"],
@@ -274,6 +361,39 @@ describe("problems", () => {
     expect(problem).toMatchObject({ type: "about:blank", status });
     expect(problem.title).toBeString();
     expect(problem.detail).toContain(detail);
+  });
+
+  test("every route of the documentation refuses a parameter that it does not have, and one that is given twice", async () => {
+    const { paths } = (await json("/docs/json")) as {
+      paths: Record<string, { get: { parameters?: { in: string; name: string }[]; responses: object } }>;
+    };
+    for (const [path, operation] of Object.entries(paths)) {
+      const url = path.replace(/\{\w+\}/, "x");
+      const parameters = operation.get.parameters?.filter((parameter) => parameter.in === "query") ?? [];
+      const names = parameters.map(({ name }) => name);
+      const unknown = await get(`${url}?cb=1`);
+      expect([path, unknown.status]).toEqual([path, 422]);
+      const has = names.length > 0 ? `this route has ${names.join(", ")}` : "this route has no query parameters";
+      expect(await unknown.json()).toMatchObject({ detail: `Unknown query parameter "cb": ${has}` });
+      for (const name of names) {
+        const repeated = await get(`${url}?${name}=x&${name}=x`);
+        expect([path, repeated.status]).toEqual([path, 422]);
+        expect(await repeated.json()).toMatchObject({ detail: `${name} is given twice` });
+      }
+      if (names.length > 0) expect(Object.keys(operation.get.responses)).toContain("422");
+    }
+  });
+
+  test("pages accept any parameter, and so does an empty query", async () => {
+    for (const path of [
+      "/dashboard?user=U1",
+      "/docs?x=1",
+      "/docs/json?x=1",
+      "/docs/start.js?x=1&x=1",
+      "/health?",
+      "/?",
+    ])
+      expect([path, (await get(path)).status]).toEqual([path, 200]);
   });
 
   test("a wrong method is 405 and names the right one", async () => {
@@ -321,6 +441,7 @@ describe("with API_KEY", () => {
     expect((await ask(path, "Bearer wrong")).status).toBe(401);
     expect((await ask(path, "Bearer open sesame")).status).not.toBe(401);
     expect((await ask(path, `Basic ${btoa("anybody:open sesame")}`)).status).not.toBe(401);
+    expect((await ask(`${path}?unknown=1`)).status).toBe(401);
   });
 });
 
@@ -345,7 +466,7 @@ describe("a request whose URL can be read in two ways", () => {
     "GET //ready/../stats/global HTTP/1.1\r\nHost: app\r\n\r\n",
   ])("does not get past the key: %j", async (request) => {
     const answer = await raw(locked.url, request);
-    expect(answer).toMatch(/^HTTP\/1\.1 (200|400|401|404) /);
+    expect(answer).toMatch(/^HTTP\/1\.1 (200|400|401|404|422) /);
     // The only thing that is open there.
     if (answer.includes(" 200 ")) expect(answer).toEndWith('{"status":"ready"}');
     expect(await raw(api.url, request)).not.toMatch(/^HTTP\/1\.1 5\d\d /);
@@ -403,11 +524,16 @@ describe("documentation", () => {
       "/users/{user_id}/stats",
     ]);
     expect(document.paths["/stats/global"]?.get?.responses["401"]).toBeDefined();
+    for (const path of ["/stats/daily", "/top-users", "/users"]) {
+      const { example } = document.paths[path]?.get?.responses["200"]?.content?.["text/csv"] ?? {};
+      expect(example).toMatch(/^\w+,\w+,\w+\r\n[\w-]+,25,3200.75\r\n$/);
+    }
     expect(document.paths["/health"]?.get?.responses["401"]).toBeUndefined();
     for (const operation of Object.values(document.paths).flatMap((methods) => Object.values(methods))) {
       expect(operation.summary).toBeString();
       const [[type, content] = []] = Object.entries(operation.responses["200"]?.content ?? {});
       expect(content?.example).toBeDefined();
+      expect(content?.schema).toBeDefined();
       // For generated clients each JSON response is a component with a name.
       if (type === "application/json") expect(content?.schema?.$ref).toMatch(/^#\/components\/schemas\/[A-Z]\w+$/);
       expect(document.tags.map(({ name }) => name)).toContain(operation.tags[0] ?? "");

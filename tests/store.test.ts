@@ -100,6 +100,7 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect(await store.global()).toEqual({ orders: 0, cents: 0 });
     expect(await store.user("nobody")).toEqual({ orders: 0, cents: 0 });
     expect(await store.top("d:2024-12-13", 10)).toEqual([]);
+    expect(await store.userOn("d:2024-12-13", "nobody")).toEqual({ orders: 0, cents: 0 });
     expect(await store.daily(["2024-12-13"])).toEqual([{ orders: 0, cents: 0 }]);
     expect(await store.record([])).toEqual([]);
     expect(await store.isCounted("nothing")).toBeFalse();
@@ -199,6 +200,31 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect(await store.top("d:2024-12-13", 3)).toEqual(top.slice(0, 3));
   });
 
+  test("userOn() returns a user's totals in a day, week, month or year, also below the first thousand", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    const others = Array.from({ length: 1200 }, (_, index) => order({ userId: `U${index}`, cents: 1000 }));
+    for (const from of [0, 600]) await store.record(others.slice(from, from + 600));
+    const ofLast = [
+      order({ userId: "last", cents: 1 }),
+      order({ userId: "last", cents: 2, day: "2024-12-14" }),
+      order({ userId: "last", cents: 4, day: "2024-12-30" }), // ISO week 2025-W01
+      order({ userId: "last", cents: 8, day: "2024-02-29" }),
+    ];
+    await store.record(ofLast);
+    const expected: Record<string, Totals> = {
+      "d:2024-12-13": { orders: 1, cents: 1 },
+      "w:2024-W50": { orders: 2, cents: 3 },
+      "w:2025-W01": { orders: 1, cents: 4 },
+      "m:2024-12": { orders: 3, cents: 7 },
+      "y:2024": { orders: 4, cents: 15 },
+      "y:2025": { orders: 0, cents: 0 },
+    };
+    for (const [board, totals] of Object.entries(expected)) expect(await other.userOn(board, "last")).toEqual(totals);
+    expect(await other.userOn("y:2024", "U7")).toEqual({ orders: 1, cents: 1000 });
+    expect(await other.userOn("y:2024", "nobody")).toEqual({ orders: 0, cents: 0 });
+  });
+
   test("top() is right for more users than it can answer, whoever grows when", async () => {
     await using opened = await twoStores(kind);
     const [store, other] = opened.stores;
@@ -268,7 +294,10 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect(await Promise.all(odd.map(store.isCounted))).toEqual(odd.map(() => true));
     expect(await Promise.all(odd.map((id) => store.isCounted(`${id} `)))).toEqual(odd.map(() => false));
     const expected = expectedState(orders.filter(({ userId }) => userId !== "__proto__"));
-    for (const { userId, cents } of orders) expect(await store.user(userId)).toEqual({ orders: 1, cents });
+    for (const { userId, cents } of orders) {
+      expect(await store.user(userId)).toEqual({ orders: 1, cents });
+      expect(await store.userOn("y:2024", userId)).toEqual({ orders: 1, cents });
+    }
     expect(expected.global.orders).toBe(orders.length - 1);
     expect((await store.global()).orders).toBe(orders.length);
     expect((await store.top("y:2024", 1000)).map(({ userId }) => userId)).toEqual(odd.toReversed());
@@ -444,7 +473,12 @@ describe("createSingleFlight()", () => {
         reads.push([name, ...args]);
         return read(...args);
       };
-    const shared = createSingleFlight({ ...store, user: noted("user", store.user), top: noted("top", store.top) });
+    const shared = createSingleFlight({
+      ...store,
+      user: noted("user", store.user),
+      userOn: noted("userOn", store.userOn),
+      top: noted("top", store.top),
+    });
     const answers = await Promise.all([
       shared.user("U1"),
       shared.user("U1"),
@@ -455,12 +489,15 @@ describe("createSingleFlight()", () => {
     expect(answers[1]).toEqual(answers[0] as Read<Totals>);
     expect((await shared.top("y:2024", 11)).value).toHaveLength(2);
     await shared.user("U1");
+    await Promise.all(["U1", "U1", "U2"].map((user) => shared.userOn("y:2024", user)));
     expect(reads).toEqual([
       ["user", "U1"],
       ["user", "U2"],
       ["top", "y:2024", 1],
       ["top", "y:2024", 11],
       ["user", "U1"],
+      ["userOn", "y:2024", "U1"],
+      ["userOn", "y:2024", "U2"],
     ]);
   });
 

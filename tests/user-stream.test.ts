@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
-import { csvRow } from "../routes/csv.ts";
+import { acceptsCsv, csvRow } from "../routes/csv.ts";
 import { openStore } from "../store/open.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
@@ -81,4 +81,24 @@ test.each([
   [["", "é😀"], ",é😀"],
 ] as [(string | number)[], string][])("csvRow(%j)", (values, line) => {
   expect(csvRow(values)).toBe(`${line}\r\n`);
+});
+
+test.each([
+  ["text/csv", true],
+  ["TEXT/CSV; charset=utf-8", true],
+  ["text/csv, */*", true],
+  ["text/csv, */*;q=0.1", true],
+  ["application/json;q=0.5, text/csv; Q=0.9", true],
+  ["text/csv;q=0.5, application/json", false],
+  ["text/csv;q=0.1, */*", false],
+  ["application/x-ndjson, text/csv;q=0.9", false],
+  ["text/csv;q=0", false],
+  ["text/csv;q=many", false],
+  ["text/csvx, text/*", false],
+  ["text/html,application/xml;q=0.9,*/*;q=0.8", false],
+  ["*/*", false],
+  ["", false],
+  [null, false],
+])("acceptsCsv(%j) is %p", (accept, expected) => {
+  expect(acceptsCsv(accept)).toBe(expected);
 });

@@ -43,6 +43,12 @@ export const fill = (table: string, rows: HTMLElement[]) =>
     .querySelector("tbody")
     ?.replaceChildren(...rows);
 
+/** Shows the link with this id, to `path`. */
+export function link(id: string, path: string) {
+  byId(id).setAttribute("href", path);
+  byId(id).hidden = false;
+}
+
 /**
  * Reads JSON from the API.
  *

@@ -1,5 +1,5 @@
 import type { App } from "../app.ts";
-import { amount, byId, cell, clock, fill, integer, make, number, read, row, show, signed } from "./dom.ts";
+import { amount, byId, cell, clock, fill, integer, link, make, number, read, row, show, signed } from "./dom.ts";
 import { createPlot } from "./plots.ts";
 
 type Routes = App["~Routes"];
@@ -36,7 +36,13 @@ function latest<T>(note: string, load: () => Promise<T>, render: (result: T) => 
 
 const range = byId("range") as HTMLFormElement;
 const dateOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+const periods = (byId("period") as HTMLFormElement).elements.namedItem("period") as RadioNodeList;
+const userId = (byId("find-user") as HTMLFormElement).elements.namedItem("id") as HTMLInputElement;
 const input = (name: string) => range.elements.namedItem(name) as HTMLInputElement;
+
+function uncheckDays() {
+  for (const radio of range.querySelectorAll<HTMLInputElement>("[type=radio]")) radio.checked = false;
+}
 
 /** Sets the dates to the chosen number of days until today, also after midnight. Dates entered by hand are kept. */
 function setRange() {
@@ -87,21 +93,20 @@ const loadDays = latest(
         row(cell(day.date), number(integer.format(day.total_orders)), number(amount.format(day.total_revenue))),
       );
     fill("days-table", rows);
+    link("days-csv", `stats/daily?format=csv&from=${from}&to=${to}`);
     return orders === 0 ? "No orders in this range" : undefined;
   },
 );
 
-const period = () => new FormData(byId("period") as HTMLFormElement).get("period");
-
 const loadTop = latest(
   "top-note",
-  () => read<Top>(`top-users?n=10&period=${period()}`),
-  ({ date, top_users }) => {
+  () => read<Top>(`top-users?n=10&period=${periods.value}`),
+  ({ period, date, top_users }) => {
     show("top-date", date);
     const rows = top_users.map(({ user_id, order_count, total_spend }, index) => {
       const button = make("button", "link", user_id);
       button.onclick = () => {
-        (byId("find-user") as HTMLFormElement).querySelector("input")?.setAttribute("value", user_id);
+        userId.value = user_id;
         findUser(user_id);
       };
       return row(
@@ -112,6 +117,7 @@ const loadTop = latest(
       );
     });
     fill("top", rows);
+    link("top-csv", `top-users?format=csv&period=${period}&date=${date}&n=1000`);
     return top_users.length === 0 ? "No orders in this period" : undefined;
   },
 );
@@ -160,16 +166,26 @@ const loadRejected = latest(
 let shownUser = "";
 const loadUser = latest(
   "user",
-  () => read<User>(`users/stats?user_id=${encodeURIComponent(shownUser)}`),
-  ({ user_id, order_count, total_spend }) =>
-    order_count === 0
-      ? `${user_id} has no orders`
-      : `${user_id}: ${integer.format(order_count)} orders, ${amount.format(total_spend)} spent, ${amount.format(total_spend / order_count)} per order`,
+  () => {
+    const path = `users/stats?user_id=${encodeURIComponent(shownUser)}`;
+    return Promise.all([read<User>(path), read<User>(`${path}&period=${periods.value}`)]);
+  },
+  ([allTime, inPeriod]) =>
+    allTime.order_count === 0
+      ? `${allTime.user_id} has no orders`
+      : `${allTime.user_id}: ${describe(inPeriod)} (${inPeriod.date}); ${describe(allTime)} (all time)`,
 );
+
+function describe({ order_count, total_spend }: User): string {
+  if (order_count === 0) return "no orders";
+  const average = amount.format(total_spend / order_count);
+  return `${integer.format(order_count)} orders, ${amount.format(total_spend)} spent, ${average} per order`;
+}
 
 function findUser(id: string) {
   shownUser = id;
   void loadUser();
+  saveState();
 }
 
 let shownOrder = "";
@@ -193,14 +209,40 @@ onSubmit("find-order", (id) => {
   shownOrder = id;
   void loadOrder();
 });
-byId("period").onchange = loadTop;
+byId("period").onchange = () => {
+  void loadTop();
+  if (shownUser) void loadUser();
+  saveState();
+};
 range.onsubmit = (event) => event.preventDefault();
 range.onchange = ({ target }) => {
   const { type } = target as HTMLInputElement;
-  if (type === "date")
-    for (const radio of range.querySelectorAll<HTMLInputElement>("[type=radio]")) radio.checked = false;
-  if (range.checkValidity()) void loadDays();
+  if (type === "date") uncheckDays();
+  if (!range.checkValidity()) return;
+  void loadDays();
+  saveState();
 };
+
+/** Keeps period, range and user in the URL, so that the page can be linked to and reloaded. */
+function saveState() {
+  const { days, from, to } = Object.fromEntries(new FormData(range)) as Record<string, string>;
+  const dates = days ? { days } : { from: `${from}`, to: `${to}` };
+  const state = new URLSearchParams({ period: periods.value, ...dates, ...(shownUser && { user: shownUser }) });
+  history.replaceState(null, "", `?${state}`);
+}
+
+/** Sets the forms to the state in the URL. The browser ignores values that a form does not have. */
+function restoreState() {
+  const state = new URLSearchParams(location.search);
+  const saved = (name: string) => state.get(name) ?? "";
+  periods.value = saved("period");
+  (range.elements.namedItem("days") as RadioNodeList).value = saved("days");
+  for (const name of ["from", "to"]) input(name).value = saved(name);
+  if (range.checkValidity()) uncheckDays();
+  userId.value = shownUser = saved("user");
+}
+
+restoreState();
 
 /** Loads all tables, and the user that was found last. */
 export function loadTables() {
