@@ -2,7 +2,15 @@ import type { Log } from "../log.ts";
 import { createOutageLog } from "../outage-log.ts";
 import { type Message, originalIdOf } from "../queue/message.ts";
 import { traceOf } from "../queue/trace-context.ts";
-import { MAX_RECENT, type Outcome, type RecentOrder, type Store } from "../store/store.ts";
+import {
+  HISTORY_LIMITS,
+  type HistoryEntry,
+  type HistoryOutcome,
+  MAX_RECENT,
+  type Outcome,
+  type RecentOrder,
+  type Store,
+} from "../store/store.ts";
 import type { Envelope } from "./envelope.ts";
 import type { ConsumerMetrics } from "./metrics.ts";
 import type { Notes } from "./order.ts";
@@ -29,15 +37,24 @@ const LEVELS = {
   implausible_date: "warn",
 } as const satisfies Record<Outcome | RecentOrder["outcome"], "debug" | "info" | "warn" | undefined>;
 
+/**
+ * Number of waiting entries of the order history up to which one with this outcome is added. Between two flushes there are fewer
+ * rejected orders, because each is copied to the dead-letter queue. Corrected orders and duplicates may be as many as all orders,
+ * and an entry costs Redis half as much as an order: then only some are kept.
+ */
+const MAX_UNSENT = { corrected: 2_000, rejected: 5_000, duplicate: 1_000 };
+/** Errors of a rejected order that its history keeps, for the memory of the store. The first few are enough to fix the producer. */
+const MAX_HISTORY_ERRORS = 5;
+
 export type Outcomes = ReturnType<typeof createOutcomes>;
 
 /**
- * Counts and logs the outcomes of one worker, and sends the recent orders to the store.
+ * Counts and logs the outcomes of one worker, and sends the recent orders and the order history to the store.
  *
  * @returns `report`, to be called with every batch, and `flush`, to be called regularly
  */
 export function createOutcomes(deps: {
-  store: Pick<Store, "addRecent">;
+  store: Pick<Store, "addRecent" | "addHistory">;
   availability: Pick<StoreAvailability, "reason">;
   metrics: ConsumerMetrics;
   log: Log;
@@ -46,6 +63,7 @@ export function createOutcomes(deps: {
   const outage = createOutageLog(log, { failed: "remember_failed", recovered: "remember_recovered" });
   const checkCurrency = createCurrencyCheck(log);
   const unsent = new Map<RecentOrder["outcome"], RecentOrder[]>();
+  const unsentHistory = new Map<string, HistoryEntry>();
   let sending = Promise.resolve();
 
   function report(batch: readonly Processed[]) {
@@ -75,14 +93,33 @@ export function createOutcomes(deps: {
     orders.push(order);
     // The store does not keep more either, so many duplicates do not use more memory.
     if (orders.length > MAX_RECENT) orders.shift();
+    if (order.outcome !== "implausible_date") addToHistory(order.outcome, order);
   }
 
-  /** Sends recent orders to the store unless it is unavailable. Never rejects: if the store fails, they are dropped. */
+  /** All messages with the same order id and outcome are one entry, so that many duplicates are counted in little memory. */
+  function addToHistory(outcome: HistoryOutcome, { errors, ...order }: RecentOrder) {
+    const { orderId } = order;
+    if (orderId === undefined) return;
+    const key = `${outcome} ${orderId}`;
+    const { count, latest } = unsentHistory.get(key) ?? { count: 0, latest: [] };
+    if (count === 0 && unsentHistory.size >= MAX_UNSENT[outcome]) return;
+    const kept = { ...order, ...(errors && { errors: errors.slice(0, MAX_HISTORY_ERRORS) }) };
+    const messages = [...latest, kept].slice(-HISTORY_LIMITS[outcome].messages);
+    unsentHistory.set(key, { outcome, orderId, count: count + 1, latest: messages });
+  }
+
+  /** Sends recent orders and history to the store unless it is unavailable. Never rejects: if the store fails, they are dropped. */
   async function flush() {
     await sending;
     if (availability.reason() !== undefined) return;
     const orders = [...unsent.values()].flatMap((orders) => orders.splice(0));
-    if (orders.length > 0) sending = store.addRecent(orders).then(() => outage.succeeded(), outage.failed);
+    const history = [...unsentHistory.values()];
+    unsentHistory.clear();
+    if (orders.length > 0)
+      sending = Promise.all([store.addRecent(orders), store.addHistory(history)]).then(
+        () => outage.succeeded(),
+        outage.failed,
+      );
     await sending;
   }
 

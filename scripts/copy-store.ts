@@ -91,7 +91,7 @@ async function copyAll(source: FullStore, target: RedisImport, progress: Context
   return { markers, hashes };
 }
 
-/** Audits the copy and compares it with the source. If they agree, copies the recent orders. @returns summary or problems */
+/** Audits the copy and compares it with the source. If they agree, copies recent orders and history. @returns summary or problems */
 async function compare(source: FullStore, copy: FullStore, markers: number, missing: number): Promise<CommandResult> {
   const { orders, cents, users, differences } = await auditStore(copy, () => {});
   const problems = differences.map(({ what, expected, found }) => `${what}: expected ${expected}; found ${found}`);
@@ -103,6 +103,7 @@ async function compare(source: FullStore, copy: FullStore, markers: number, miss
   if (listed !== users) problems.push(`list of users: expected ${users}; found ${listed}`);
   if (problems.length > 0) return { problems: ["The copy differs, the target stays closed:", ...problems] };
   for (const outcome of RECENT_OUTCOMES) await copy.addRecent((await source.recent(outcome, 100)).reverse());
+  for await (const page of source.wholeHistory()) await copy.addHistory(page);
   const copied = `${pluralize(orders, "order")} of ${pluralize(users, "user")}, ${formatCents(cents)}`;
   const line = `Copied ${copied}, with ${pluralize(markers, "marker")}. Start every process with the target now`;
   return { lines: [line], json: { orders, users, revenue: cents / 100, markers } };

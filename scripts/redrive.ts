@@ -1,14 +1,17 @@
 /** `bun scripts/redrive.ts`: lists the dead-letter queue, and moves its messages back to the queue or to a file. */
 
-import { fstatSync, fsyncSync, openSync, readSync, writeFileSync } from "node:fs";
+import { existsSync, fstatSync, fsyncSync, openSync, readSync, writeFileSync } from "node:fs";
 import { GetQueueUrlCommand } from "@aws-sdk/client-sqs";
 import { type QueueConfig, readConfig } from "../config.ts";
 import { openEnvelope } from "../consumer/envelope.ts";
+import { messageOf } from "../errors.ts";
 import { createClient } from "../queue/client.ts";
 import type { Message } from "../queue/message.ts";
 import { openQueue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
 import { locateQueue } from "../queue/setup.ts";
+import { openStore, type StoreAddress } from "../store/open.ts";
+import { stateOf } from "../store/order-history.ts";
 import { formatNumber, pluralize, printable } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
 import { type Copy, describe, format, shorten, sweep, VISIBILITY_TIMEOUT_SECONDS } from "./dead-letters.ts";
@@ -16,7 +19,11 @@ import { type Copy, describe, format, shorten, sweep, VISIBILITY_TIMEOUT_SECONDS
 const REASONS = "invalid_json, invalid_order, value_mismatch, none (moved by SQS: received too often)";
 const OPTIONS = {
   reason: { type: "text", multiple: true, help: `only ${REASONS}, or of another program` },
-  "order-id": { type: "text", multiple: true, help: "only messages whose order has this order_id" },
+  "order-id": {
+    type: "text",
+    multiple: true,
+    help: "only messages whose order has this order_id; a list ends with its state",
+  },
   limit: { type: "integer", help: "maximum number of messages" },
   "dry-run": { help: "list what would be moved, and change nothing" },
 } as const;
@@ -47,7 +54,8 @@ variables of the program.`,
 
 async function run(options: Values<typeof OPTIONS>, context: Context): Promise<CommandResult> {
   const { action, path } = readAction(context.positionals);
-  const { queue, deadLetters } = await openQueues(readConfig(context.env).queue);
+  const config = readConfig(context.env);
+  const { queue, deadLetters } = await openQueues(config.queue);
   const { limit = Number.MAX_SAFE_INTEGER, json } = options;
   const selects = options.reason !== undefined || options["order-id"] !== undefined;
   const { signal, print, printToStderr, progress } = context;
@@ -85,7 +93,22 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const rest = `Failed: ${failed}. Left in the dead-letter queue: about ${remaining}`;
   if (moves) lines.push(`Moved ${pluralize(counts.moved, "message")} to ${target}. ${rest}`);
   else if (action !== "list") lines.push(`Would move ${pluralize(counts.matched, "message")} to ${target}`);
+  if (action === "list" && !json) lines.push(...(await describeOrders(options["order-id"] ?? [], config.store)));
   return { lines, json: { ...counts, failed, remaining }, problems: [...problems] };
+}
+
+/** @returns a line with the state of each order in the store, or why it cannot be read. None where there is no store */
+async function describeOrders(ids: string[], address: StoreAddress): Promise<string[]> {
+  // A file that does not exist must not be created.
+  if (ids.length === 0 || (address.kind === "sqlite" && !existsSync(address.path))) return [];
+  try {
+    const store = await openStore(address);
+    const states = ids.map(async (id) => stateOf(await store.isCounted(id), await store.history(id)));
+    const found = await Promise.all(states).finally(store.close);
+    return ids.map((id, index) => `State of order ${shorten(id)}: ${found[index]}`);
+  } catch (error) {
+    return [`The state of the order is not known: ${messageOf(error)}`];
+  }
 }
 
 function isSelected(message: Message, { reason: reasons, "order-id": orderIds }: Values<typeof OPTIONS>): boolean {

@@ -26,6 +26,8 @@ local keys = { -- names as in redis-keys.ts
   board = function(board) return prefix .. "orders:board:" .. board end,
   top = function(board) return prefix .. "orders:top:" .. board end,
   recent = function(outcome) return prefix .. "orders:recent:" .. outcome end,
+  history = function(outcome) return prefix .. "orders:history:" .. outcome end,
+  history_times = function(outcome) return prefix .. "orders:history-times:" .. outcome end,
   check = prefix .. "orders:check",
 }
 if #rows > 3000 or #markers * 3 ~= #rows * 12 then error("ERR a batch has at most 1000 orders, and a marker for each") end
@@ -107,6 +109,8 @@ if #rows == 0 then
   need(keys.users, "LRANGE")
   for outcome in string.gmatch("corrected rejected duplicate implausible_date", "%S+") do
     need(keys.recent(outcome), "LPUSH", "LTRIM", "LRANGE")
+    need(keys.history(outcome), "HGET", "HSET", "HDEL")
+    need(keys.history_times(outcome), "ZADD", "ZRANGE", "ZCARD", "ZREMRANGEBYRANK")
   end
   call("HLEN", keys.days)
   call("LLEN", keys.users)

@@ -1,13 +1,13 @@
 import { type Connection, mastersOf } from "./redis-connection.ts";
 import { parseGenerations, type RedisKeys } from "./redis-keys.ts";
-import { allOf, checkType, decimalOf, parseAmounts, parseUserTotals } from "./redis-values.ts";
+import { allOf, checkType, decimalOf, hashPages, parseAmounts, parseUserTotals } from "./redis-values.ts";
 import { COPIED, type FullStore, PAGE_SIZE, type Store, type Totals, type UserTotals } from "./store.ts";
 
 /** Hashes of markers that are read at a time. */
 const HASHES_AT_ONCE = PAGE_SIZE / 10;
 
 /** @returns the functions of `FullStore` that read all data page by page, and those for copies and repairs */
-export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullStore, keyof Store> {
+export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullStore, keyof Store | "wholeHistory"> {
   const days = async () =>
     (await checkType(keys.days, redis.hkeys(keys.days))).map((field) => field.slice("d:".length));
 
@@ -23,15 +23,9 @@ export function createFullAccess(redis: Connection, keys: RedisKeys): Omit<FullS
     }
   }
 
-  /** Each user once: HSCAN returns a field twice only if the hash shrinks during the scan, and leaderboards never shrink. */
+  /** Each user once, because leaderboards never shrink. */
   async function* usersOn(leaderboard: string): AsyncGenerator<UserTotals[]> {
-    const board = keys.board(leaderboard);
-    for (let cursor = "0"; ; ) {
-      const [next, fields] = await checkType(board, redis.hscan(board, cursor, "COUNT", PAGE_SIZE));
-      yield parseUserTotals(fields);
-      if (next === "0") return;
-      cursor = next;
-    }
+    for await (const fields of hashPages(redis, keys.board(leaderboard))) yield parseUserTotals(fields);
   }
 
   async function leaderboards(): Promise<string[]> {

@@ -12,6 +12,8 @@
  * | `orders:board:{leaderboard}` | hash | user id -> "orders cents" |
  * | `orders:top:{leaderboard}` | sorted set | the first MAX_TOP users of a larger leaderboard, by negative cents |
  * | `orders:recent:{outcome}` | list | recent orders as JSON, newest first; written by `addRecent` |
+ * | `orders:history:{outcome}` | hash | order history: order id -> number of messages, then the latest as JSON, a line each |
+ * | `orders:history-times:{outcome}` | sorted set | order id -> when its latest message was processed, ms; written by history.lua |
  * | `orders:check` | string | empty, expires after a minute; written by `check` |
  *
  * Markers have no expiry, because a `volatile-*` eviction policy evicts keys with an expiry first.
@@ -27,6 +29,8 @@ export const redisKeys = (prefix: string) => ({
   board: (leaderboard: string) => `${prefix}orders:board:${leaderboard}`,
   top: (leaderboard: string) => `${prefix}orders:top:${leaderboard}`,
   recent: (outcome: string) => `${prefix}orders:recent:${outcome}`,
+  history: (outcome: string) => `${prefix}orders:history:${outcome}`,
+  historyTimes: (outcome: string) => `${prefix}orders:history-times:${outcome}`,
   check: `${prefix}orders:check`,
 });
 

@@ -1,7 +1,7 @@
 /** The values in Redis, and the replies that contain them. */
 import type { ChainableCommander } from "ioredis";
 import type { Connection } from "./redis-connection.ts";
-import { ForeignKeyError, type Totals, type UserTotals } from "./store.ts";
+import { ForeignKeyError, PAGE_SIZE, type Totals, type UserTotals } from "./store.ts";
 
 /** @returns those of the user keys that hold data of another program */
 export async function findForeignUserKeys(redis: Connection, userKeys: readonly string[]): Promise<string[]> {
@@ -34,6 +34,16 @@ async function readAmounts(redis: Connection, userKeys: readonly string[]) {
     if (error && !isWrongType(error)) throw error;
     return error ? undefined : (fields as (string | null)[]);
   });
+}
+
+/** @returns the fields of a hash as flat lists: field, value, field, … A field may be repeated if the hash shrinks meanwhile */
+export async function* hashPages(redis: Connection, key: string): AsyncGenerator<string[]> {
+  for (let cursor = "0"; ; ) {
+    const [next, fields] = await checkType(key, redis.hscan(key, cursor, "COUNT", PAGE_SIZE));
+    yield fields;
+    if (next === "0") return;
+    cursor = next;
+  }
 }
 
 const isWrongType = (error: unknown) => error instanceof Error && error.message.includes("WRONGTYPE");

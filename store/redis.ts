@@ -4,6 +4,7 @@ import { dayOf } from "./periods.ts";
 import { toLines, toRecent } from "./recent-lines.ts";
 import { type Connection, connectRedis, mastersOf, type RedisAddress, redisWarnings } from "./redis-connection.ts";
 import { createFullAccess, readGenerations } from "./redis-full-access.ts";
+import { createRedisHistory } from "./redis-history.ts";
 import { hashOf, redisKeys } from "./redis-keys.ts";
 import { createRecorder } from "./redis-record.ts";
 import { checkType, foreignKey, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
@@ -152,6 +153,7 @@ export async function openRedisStore(
   return {
     ...{ record, check, checkThoroughly, close, configurationWarnings, evictedKeys, markerWindowSeconds },
     ...{ global, user, userOn, top, daily, isCounted, addRecent, recent },
+    ...createRedisHistory(redis, keys, async () => Date.now() - (await markerWindowSeconds()) * 1000),
     ...fullAccess,
   };
 }

@@ -44,3 +44,12 @@ CREATE TABLE IF NOT EXISTS recent (           -- the latest orders of each of RE
   outcome TEXT NOT NULL,
   line TEXT NOT NULL
 ) STRICT;
+
+CREATE TABLE IF NOT EXISTS history (          -- order history: the same by order id, and for longer
+  outcome TEXT NOT NULL,
+  order_id TEXT NOT NULL,
+  at INTEGER NOT NULL,                        -- when the latest message was processed, ms since the epoch
+  text TEXT NOT NULL,                         -- number of messages, then the latest of them as JSON, a line each
+  PRIMARY KEY (outcome, order_id)
+) STRICT;
+CREATE INDEX IF NOT EXISTS history_by_time ON history (outcome, at);

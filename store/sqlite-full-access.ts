@@ -3,7 +3,7 @@ import { OVERALL } from "./sqlite-record.ts";
 import { COPIED, type FullStore, PAGE_SIZE, type Store, type Totals, type UserTotals } from "./store.ts";
 
 /** @returns the functions of `FullStore` that read all data page by page, and those for copies and repairs */
-export function createFullAccess(db: Database): Omit<FullStore, keyof Store> {
+export function createFullAccess(db: Database): Omit<FullStore, keyof Store | "wholeHistory"> {
   const prepare = <Row, Args extends SQLQueryBindings[]>(sql: string) => db.prepare<Row, Args>(sql);
   const setSetting = db.prepare("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)");
   const deleteSetting = db.prepare("DELETE FROM settings WHERE name = ?");
@@ -60,7 +60,7 @@ export function createFullAccess(db: Database): Omit<FullStore, keyof Store> {
  * Reads a table page by page, with one query each. A query that stays open would keep a snapshot of the file, and this connection
  * could not write.
  */
-async function* pages<Row, Key>(read: (from: Key) => Row[], first: Key, after: (page: Row[]) => Key) {
+export async function* pages<Row, Key>(read: (from: Key) => Row[], first: Key, after: (page: Row[]) => Key) {
   for (let from = first; ; ) {
     const page = read(from);
     if (page.length > 0) yield page;

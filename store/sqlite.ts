@@ -5,6 +5,7 @@ import { messageOf } from "../errors.ts";
 import { toLines, toRecent } from "./recent-lines.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { createFullAccess } from "./sqlite-full-access.ts";
+import { createSqliteHistory } from "./sqlite-history.ts";
 import { createRecordBatch, OVERALL } from "./sqlite-record.ts";
 import {
   digestOf,
@@ -180,6 +181,7 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
     configurationWarnings: async () => [],
     evictedKeys: async () => undefined,
     close: async () => db.close(),
+    ...createSqliteHistory(db, () => Date.now() - window() * 1000),
     ...createFullAccess(db),
   };
 }

@@ -97,6 +97,32 @@ export interface RecentOrder {
 }
 
 /**
+ * The order history: what is kept by order id, for the marker window, so that it can be found when it is no longer among the
+ * recent orders. At most `orders` of each outcome, 100,000 in all, and the latest `messages` of each order. Duplicates have a
+ * limit of their own, so that a producer that sends a whole day again does not displace rejected orders.
+ */
+export const HISTORY_LIMITS = {
+  corrected: { orders: 25_000, messages: 1 },
+  rejected: { orders: 50_000, messages: 3 },
+  duplicate: { orders: 25_000, messages: 1 },
+} as const;
+export type HistoryOutcome = keyof typeof HISTORY_LIMITS;
+export const HISTORY_OUTCOMES = Object.keys(HISTORY_LIMITS) as HistoryOutcome[];
+
+/** The messages with one order id and one outcome. */
+export interface HistoryEntry {
+  outcome: HistoryOutcome;
+  orderId: string;
+  /** Number of messages. */
+  count: number;
+  /** The last of them, at least one, the newest last. */
+  latest: readonly RecentOrder[];
+}
+
+/** The history of one order id. An outcome is absent if it did not occur within the marker window. */
+export type OrderHistory = { [outcome in HistoryOutcome]?: HistoryEntry };
+
+/**
  * `duplicate`: the order id was counted before, in this batch or an earlier one. `refused`: the Redis key of the order's user
  * holds data of another program; nothing was written for this order.
  */
@@ -134,6 +160,10 @@ export interface Store {
   addRecent(orders: readonly RecentOrder[]): Promise<void>;
   /** @returns the latest `n` (at most `MAX_RECENT`) recent orders of an outcome, newest first */
   recent(outcome: RecentOrder["outcome"], n: number): Promise<RecentOrder[]>;
+  /** Adds to the order history: messages that are not in it yet. */
+  addHistory(entries: readonly HistoryEntry[]): Promise<void>;
+  /** @returns the history of an order id, empty for most: orders that are counted as they were sent are not in it */
+  history(orderId: string): Promise<OrderHistory>;
   /** @returns what an operator should change in the configuration of the store, one sentence each */
   configurationWarnings(): Promise<string[]>;
   /** @returns how many keys the server has evicted since it started; undefined if unknown */
@@ -162,6 +192,8 @@ export interface FullStore extends Store {
   storedUserIds(): AsyncIterable<string[]>;
   /** @returns every marker, as returned by `digestOf` */
   markers(): AsyncIterable<Uint8Array[]>;
+  /** @returns the whole order history */
+  wholeHistory(): AsyncIterable<HistoryEntry[]>;
   /** Writes the overall total where it is missing; never changes an existing value. @returns whether anything was written */
   restoreTotal(totals: Totals): Promise<boolean>;
   /** Closes the store for all processes: until `reopen`, `check` and `record` reject. */

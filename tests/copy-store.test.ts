@@ -82,7 +82,7 @@ async function snapshot(store: FullStore) {
   expect(differences).toEqual([]);
   const leaderboards = ["y:2023", "w:2025-W01", "m:2024-12", "d:2023-06-01"];
   const tops = await Promise.all(leaderboards.map((leaderboard) => store.top(leaderboard, 1000)));
-  const recent = await store.recent("duplicate", 9);
+  const recent = [...(await store.recent("duplicate", 9)), await store.history("a"), await store.history("b")];
   return { sums, users: users.map((user) => JSON.stringify(user)).sort(), tops, recent };
 }
 
@@ -97,6 +97,9 @@ test.each([
   const orders = someOrders(4000);
   await recordAll(old.store, orders);
   await old.store.addRecent(RECENT);
+  const latest = [{ outcome: "rejected", atMs: Date.now(), messageId: "m", reason: "invalid_order" }] as const;
+  const history = { outcome: "rejected", orderId: "a", count: 3, latest } as const;
+  await old.store.addHistory([history, { ...history, orderId: "b", count: 1 }]);
   const before = await snapshot(old.store);
   const { code, out, err } = await copy(source.env, ...target.options).ended();
   expect([code, out]).toEqual([0, expect.stringMatching(/^Copied 4,000 orders of 1,300 users, .* with 4,000 markers/)]);

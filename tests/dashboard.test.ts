@@ -151,10 +151,28 @@ describe("the dashboard", () => {
     await page.keyboard.press("Tab");
     await page.keyboard.type("ORD-99");
     await page.keyboard.press("Enter");
-    await shows(page, "#order", "ORD-99 was counted");
+    await shows(page, "#order", "ORD-99 was corrected");
+    await shows(page, "#order-history", "corrected: 99.99 declared, 40.00 counted");
     await page.getByLabel("Order id").fill("nobody's");
     await page.keyboard.press("Enter");
-    await shows(page, "#order", "nobody's was not counted within the last 19 days");
+    await shows(page, "#order", "nobody's is unknown. It was not counted within the last 19 days");
+    expect(await text(page, "#order-history li")).toBe("");
+    const fixed = { order_id: `ORD-${HOSTILE}`, items: [] };
+    await queue.send([orderOf("U3", 5, fixed)]);
+    const { items: _, ...valid } = fixed;
+    await page.getByLabel("Order id").fill(fixed.order_id);
+    await waitFor("the rejection", async () => {
+      await page.getByLabel("Order id").press("Enter");
+      return (await text(page, "#order")) === `${fixed.order_id} was rejected`;
+    });
+    await shows(page, "#order-history", "rejected: invalid_order\n/items must be a non-empty array, is an empty array");
+    await queue.send([orderOf("U3", 5, valid), orderOf("U3", 5, valid)]);
+    await waitFor("the duplicate", async () => {
+      await page.getByLabel("Order id").press("Enter");
+      return (await text(page, "#order-history")).includes("duplicates: 1");
+    });
+    await shows(page, "#order", `${fixed.order_id} was counted`);
+    expect(await text(page, "#order-history li div")).toMatch(/^duplicates: 1\|rejected: invalid_order/);
     await page.locator("#top").getByText(HOSTILE).click();
     await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent`);
     const year = `${new Date().getUTCFullYear()}`;
@@ -166,18 +184,18 @@ describe("the dashboard", () => {
   test("keeps its numbers while the process is down, shows that, and continues when it is back", async () => {
     await using opened = await open();
     const { page } = opened;
-    await shows(page, "#orders", "4");
+    await shows(page, "#orders", "5");
     program.kill("SIGKILL");
     await program.exited;
     await shows(page, "#status", "Reconnecting, last update");
-    expect(await text(page, "#orders")).toBe("4");
+    expect(await text(page, "#orders")).toBe("5");
     await page.getByLabel("User id").fill("U1");
     await page.keyboard.press("Enter");
     await shows(page, "#user", "The service cannot be reached");
     await startAgain();
     await shows(page, "#status", "Live");
     await queue.send([orderOf("U1", 10)]);
-    await shows(page, "#orders", "5");
+    await shows(page, "#orders", "6");
     await shows(page, "#user", "U1: 2 orders");
   });
 
@@ -205,8 +223,11 @@ describe("the dashboard", () => {
   ] as const)("is accessible and fits at %i px, %s", async (width, scheme) => {
     await using opened = await open({ width, scheme });
     const { page, complaints } = opened;
-    await shows(page, "#orders", "5");
+    await shows(page, "#orders", "6");
     await shows(page, "#rejected tbody", "invalid_json");
+    await page.getByLabel("Order id").fill(`ORD-${HOSTILE}`);
+    await page.keyboard.press("Enter");
+    await shows(page, "#order-history", "rejected: invalid_order");
     await page.evaluate(AXE);
     const { violations } = (await page.evaluate("axe.run()")) as { violations: { id: string; impact: string }[] };
     expect(violations.map(({ id, impact }) => `${impact}: ${id}`)).toEqual([]);

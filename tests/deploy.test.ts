@@ -297,6 +297,10 @@ test("the Redis user that README.md describes can count, read, audit and be the 
     await store.checkThoroughly();
     expect(await store.record([order({ id: "copied" }), order({ id: "new" })])).toEqual(["duplicate", "recorded"]);
     expect(await store.global()).toMatchObject({ orders: 2 });
+    const latest = [{ outcome: "duplicate", atMs: Date.now(), messageId: "m" }] as const;
+    const old = { outcome: "duplicate", orderId: "old", count: 1, latest: [{ ...latest[0], atMs: 1 }] } as const;
+    await store.addHistory([old, { outcome: "duplicate", orderId: "copied", count: 1, latest }]);
+    expect((await store.history("copied")).duplicate).toMatchObject({ count: 1 });
     const { differences, users } = await auditStore(store, () => {});
     expect([differences, users]).toEqual([[], 1]);
     // These ignore missing rights; the log of Redis does not.

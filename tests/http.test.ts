@@ -6,6 +6,7 @@ import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
 import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
+import type { RecentOrder } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 
@@ -57,6 +58,15 @@ afterAll(() => Promise.all([api.stop(), locked.stop()]));
 const get = (path: string, init?: RequestInit) => fetch(api.url + path, init);
 const json = async (path: string) => await (await get(path)).json();
 
+const UNKNOWN = {
+  order_id: "O1",
+  state: "unknown",
+  detail: expect.stringContaining(
+    "was not counted within the last 29 days, and no rejected order with this id is kept",
+  ),
+  window_days: 29,
+  as_of: expect.any(String),
+};
 const as_of = expect.stringMatching(/^20\d\d-\d\d-\d\dT.*Z$/);
 
 describe("answers", () => {
@@ -99,7 +109,7 @@ describe("answers", () => {
     ],
     ["/orders/O%2F1", { order_id: "O/1", state: "counted", window_days: 29, as_of }],
     ["/orders?order_id=O/1", { order_id: "O/1", state: "counted", window_days: 29, as_of }],
-    ["/orders?order_id=O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
+    ["/orders?order_id=O1", UNKNOWN],
     ["/users/stats?user_id=U5678", { user_id: "U5678", order_count: 1, total_spend: 3200.75, as_of }],
     ["/users/stats?user_id=a/b+c%F0%9F%98%80", { user_id: "a/b c😀", order_count: 1, total_spend: 0.1, as_of }],
     [
@@ -118,7 +128,7 @@ describe("answers", () => {
       "/users/nobody/stats?date=2024&period=y",
       { user_id: "nobody", order_count: 0, total_spend: 0, period: "y", date: "2024", as_of },
     ],
-    ["/orders/O1", { order_id: "O1", state: "unknown", window_days: 29, as_of }],
+    ["/orders/O1", UNKNOWN],
     ["/orders/recent?outcome=duplicate", { outcome: "duplicate", orders: [], as_of }],
     [
       "/orders/recent?outcome=corrected&n=1",
@@ -300,6 +310,57 @@ test("ids that a spreadsheet would take for formulas or columns are harmless in 
   expect(top).toBe(["user_id,order_count,total_spend", ...rows, ""].join("\r\n"));
   const all = await read("/users?format=csv");
   for (const row of rows) expect(all).toContain(`\r\n${row}\r\n`);
+});
+
+test("an order's state is followed by what is known about it", async () => {
+  const dir = temporaryFolder();
+  const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
+  const now = Date.now();
+  const at = (ms: number) => new Date(now + ms).toISOString();
+  const add = (orderId: string, outcome: HistoryOutcome, count: number, details: Partial<RecentOrder>[]) => {
+    const latest = details.map((more, index) => ({
+      ...more,
+      outcome,
+      messageId: `${outcome}${index}`,
+      atMs: now + index,
+    }));
+    return store.addHistory([{ outcome, orderId, count, latest }]);
+  };
+  const errors = [{ path: "/items/0/quantity", message: "must be an integer of at least 1, is 0" }];
+  const corrected = { userId: "U1", declared: 99.99, cents: 4000, traceId: "ab" };
+  const rejected = { userId: "U1", reason: "invalid_order", errors };
+  await store.record([order({ id: "corrected" }), order({ id: "fixed" }), order({ id: "sent again" })]);
+  await add("corrected", "corrected", 1, [corrected]);
+  await add("rejected", "rejected", 7, [{ reason: "value_mismatch" }, rejected]);
+  await add("fixed", "rejected", 1, [rejected]);
+  await add("fixed", "corrected", 1, [corrected]);
+  await add("fixed", "duplicate", 2, [{}]);
+  await add("sent again", "duplicate", 3, [{}]);
+  await add("forgotten", "duplicate", 3, [{}]);
+  await store.close();
+  await using other = await startAnother({ DATA_DIR: dir });
+
+  const message = (outcome: string, ms = 0) => ({ at: at(ms), message_id: `${outcome}${ms}`, user_id: "U1" });
+  const correction = { ...message("corrected"), declared: 99.99, computed: 40, difference: -59.99, trace_id: "ab" };
+  const rejection = { reason: "invalid_order", errors };
+  const other_reason = { at: at(0), message_id: "rejected0", user_id: null, reason: "value_mismatch", errors: [] };
+  const latest = [{ ...message("rejected", 1), ...rejection }, other_reason];
+  const expected = {
+    corrected: { state: "corrected", ...correction },
+    rejected: { state: "rejected", ...latest[0], rejections: { count: 7, latest } },
+    fixed: {
+      state: "corrected",
+      ...correction,
+      rejections: { count: 1, latest: [{ ...message("rejected"), ...rejection }] },
+      duplicates: { count: 2, last_at: at(0) },
+    },
+    "sent again": { state: "counted", duplicates: { count: 3, last_at: at(0) } },
+    forgotten: { state: "counted", duplicates: { count: 3, last_at: at(0) } },
+  };
+  for (const [id, known] of Object.entries(expected)) {
+    const response = await fetch(`${other.url}/orders/${encodeURIComponent(id)}`);
+    expect(await response.json()).toEqual({ order_id: id, ...known, window_days: expect.any(Number), as_of });
+  }
 });
 
 describe("problems", () => {

@@ -3,13 +3,14 @@ import pino from "pino";
 import { createConsumerMetrics } from "../consumer/metrics.ts";
 import { createOutcomes, type Processed } from "../consumer/outcomes.ts";
 import type { Message } from "../queue/message.ts";
-import { MAX_RECENT, type RecentOrder, type Store } from "../store/store.ts";
+import { type HistoryEntry, MAX_RECENT, type RecentOrder, type Store } from "../store/store.ts";
 
 const message: Message = { id: "m", body: "", receiptHandle: "", sentAtMs: 0, attributes: {} };
 
 /** Outcomes before a store that is stopped or fails as the test wants it. */
 function recorder(addRecent: Store["addRecent"] = async () => {}, level = "trace") {
   const taken: string[][] = [];
+  const histories: HistoryEntry[][] = [];
   const lines: { event: string }[] = [];
   const state: { reason?: string } = {};
   const log = pino({ level }, { write: (line: string) => void lines.push(JSON.parse(line)) });
@@ -18,13 +19,14 @@ function recorder(addRecent: Store["addRecent"] = async () => {}, level = "trace
       taken.push(orders.map(({ orderId }) => orderId ?? ""));
       await addRecent(orders);
     },
+    addHistory: async (entries: readonly HistoryEntry[]) => void histories.push([...entries]),
   } as Store;
   const metrics = createConsumerMetrics();
   const { report, flush } = createOutcomes({ store, availability: { reason: () => state.reason }, metrics, log });
   const note = (outcome: Processed["outcome"], details: Partial<Processed>) =>
     report([{ message, outcome, ...details }]);
   const events = () => lines.map(({ event }) => event).filter((event) => event.startsWith("remember"));
-  return { note, flush, taken, lines, events, state };
+  return { note, flush, taken, histories, lines, events, state };
 }
 
 const ids = (from: number, to: number) => Array.from({ length: to - from }, (_, index) => `${from + index}`);
@@ -35,6 +37,33 @@ test("of each outcome the newest hundred wait for the store", async () => {
   note("corrected", { orderId: "c" });
   await flush();
   expect(taken).toEqual([[...ids(50, MAX_RECENT + 50), "c"]]);
+});
+
+test("duplicates of one order are one entry of the history with a count, and as many as there are displace no rejected order", async () => {
+  const { note, flush, histories } = recorder();
+  const errors = Array.from({ length: 20 }, (_, index) => ({ path: `/${index}`, message: "is required" }));
+  note("rejected", { orderId: "o", reason: "first" });
+  for (const orderId of ids(0, 2_000)) note("duplicate", { orderId });
+  for (let copy = 0; copy < 3_000; copy++) note("duplicate", { orderId: "0" });
+  for (const reason of ["2", "3", "4"]) note("rejected", { orderId: "o", reason, errors });
+  for (const orderId of ids(0, 4_500)) note("rejected", { orderId, reason: "invalid_order" });
+  note("rejected", { reason: "without an id" });
+  note("counted", { orderId: "counted" });
+  note("corrected", { orderId: "o", declared: 1, cents: 2 });
+  await flush();
+  await flush();
+  expect(histories).toHaveLength(1);
+  const [entries = []] = histories;
+  const of = (outcome: string) => entries.filter((entry) => entry.outcome === outcome);
+  expect([of("duplicate").length, of("rejected").length, of("corrected").length]).toEqual([999, 4_001, 0]);
+  expect(of("duplicate")[0]).toMatchObject({ orderId: "0", count: 3_001, latest: [{ messageId: "m" }] });
+  expect(of("rejected")[0]).toMatchObject({ orderId: "o", count: 4 });
+  const latest = of("rejected")[0]?.latest ?? [];
+  expect(latest.map(({ reason, errors }) => [reason, errors?.length])).toEqual([
+    ["2", 5],
+    ["3", 5],
+    ["4", 5],
+  ]);
 });
 
 test("nothing new is no call to the store", async () => {

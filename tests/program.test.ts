@@ -107,6 +107,36 @@ describe("with no environment", () => {
 });
 
 describe("on a named queue and Redis", () => {
+  test("what became of an order is found after hundreds of others were rejected, also when it was fixed and sent again", async () => {
+    const queue = await freshQueue(emulator);
+    const url = redisServer.freshUrl();
+    const program = await startProgram(shop(queue, url));
+    const read = async (id: string) => (await (await program.get(`/orders/${id}`)).json()) as Record<string, unknown>;
+    const ids = Array.from({ length: 300 }, (_, index) => `bad${index}`);
+    for (let at = 0; at < 300; at += 10)
+      await queue.send(ids.slice(at, at + 10).map((order_id) => body({ order_id, items: [] })));
+    await queue.send([body({ order_id: "good" })]);
+    await waitFor("the rejected orders", async () => {
+      const states = await Promise.all([...ids, "good"].map(read));
+      return states.every(({ state }, index) => state === (index < 300 ? "rejected" : "counted"));
+    });
+    const errors = [{ path: "/items", message: "must be a non-empty array, is an empty array" }];
+    expect(await read("bad7")).toMatchObject({ reason: "invalid_order", errors, message_id: expect.any(String) });
+    await queue.send([body({ order_id: "bad7", order_value: 99 })]);
+    await waitFor("the corrected order", async () => (await read("bad7")).state === "corrected");
+    await queue.send([body({ order_id: "bad7" }), body({ order_id: "bad7", items: [] })]);
+    const duplicates = { count: 2, last_at: expect.any(String) };
+    await waitFor("both duplicates", async () => Bun.deepMatch({ duplicates: { count: 2 } }, await read("bad7")));
+    const rejections = { count: 1, latest: [{ errors }] };
+    expect(await read("bad7")).toMatchObject({ declared: 99, computed: 10, rejections, duplicates });
+    const redis = new Redis(url);
+    expect(await redis.hkeys("orders:history:duplicate")).toEqual(["bad7"]);
+    expect(await redis.hexists("orders:history:rejected", "good")).toBe(0);
+    redis.disconnect();
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+  });
+
   test("kill -9 in the middle of a drain, again and again, loses and repeats nothing", async () => {
     const queue = await freshQueue(emulator);
     const env = shop(queue, redisServer.freshUrl());

@@ -306,7 +306,7 @@ describe("keys of another program", () => {
 
 describe("rights", () => {
   const NEEDED =
-    "hset hmget hexists hlen hgetall hkeys hscan zadd zremrangebyrank zrange zcard unlink exists rpush lrange lpush ltrim llen set time evalsha";
+    "hset hget hdel hmget hexists hlen hgetall hkeys hscan zadd zremrangebyrank zrange zcard unlink exists rpush lrange lpush ltrim llen set time evalsha";
 
   test.each(NEEDED.split(" "))(
     "without the right to %s check() rejects, and no order is marked without being counted",
@@ -373,6 +373,7 @@ describe("rights", () => {
     const reader = await openStore({ kind: "redis", url: url.replace("//", "//reader:pw@") });
     expect(await reader.isCounted(counted.id)).toBeTrue();
     expect(await reader.recent("duplicate", 1)).toEqual([duplicate("d")]);
+    expect(await reader.history("o")).toEqual({});
     expect(await reader.markerWindowSeconds()).toBe(WINDOW);
     await expect(reader.addRecent([duplicate("e")])).rejects.toThrow("NOPERM");
     await reader.close();
@@ -478,6 +479,26 @@ test("what there is to look at is read around lines that are damaged or another 
   expect(await redis.llen("orders:recent:duplicate")).toBe(MAX_RECENT);
   redis.disconnect();
   await store.close();
+});
+
+test("the order history is read and added to around lines that are damaged or another version's", async () => {
+  await using opened = await open();
+  const { store, redis } = opened;
+  const entry = {
+    outcome: "duplicate",
+    orderId: "o",
+    count: 1,
+    latest: [{ ...duplicate("m"), atMs: Date.now() }],
+  } as const;
+  for (const text of ["", "\n\n", "x", "7", '3\n{"outcome":"dupl', "9\nnull\n[]", "\xff\n\xff"]) {
+    await redis.hset("orders:history:duplicate", "o", text);
+    expect(await store.history("o")).toEqual({});
+    await store.addHistory([entry]);
+    const count = 1 + (/^(\d+)\n./.test(text) ? Number.parseInt(text, 10) : 0);
+    expect(await store.history("o")).toEqual({ duplicate: { ...entry, count } });
+  }
+  await redis.set("orders:history:rejected", "x");
+  await expect(store.addHistory([{ ...entry, outcome: "rejected" }])).rejects.toThrow("WRONGTYPE");
 });
 
 test("addRecent() rejects where its key holds something else", async () => {

@@ -8,9 +8,11 @@ import type { Message } from "../queue/message.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { ENVELOPES } from "../scripts/envelopes.ts";
-import { body } from "./support/orders.ts";
+import { openStore } from "../store/open.ts";
+import { body, order } from "./support/orders.ts";
 import { AWS, temporaryFolder } from "./support/program.ts";
 import { deadLettersOf, freshFifoQueue, freshQueue, releaseAll, startEmulatorProcess } from "./support/queues.ts";
+import { freePort } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -298,6 +300,31 @@ describe.concurrent("back", () => {
     await deadLetter(queue, "invalid_order", [...wrapped, ENVELOPES.sns("no JSON", 1, 0), ENVELOPES.sns("7", 1, 0)]);
     const found = jsonLines((await run(["--json", "--order-id", "a"], env)).stdout).flatMap(({ body }) => body ?? []);
     expect(found.sort()).toEqual(wrapped.sort());
+  });
+
+  test("--order-id lists the state of the orders in the store, where there is one that can be read", async () => {
+    const { queue, env } = await prepare();
+    await deadLetter(queue, "invalid_order", ['{"order_id":"a"}']);
+    const DATA_DIR = temporaryFolder();
+    const list = async (more: Record<string, string>) =>
+      (await run(["--order-id", "a", "--order-id", "c"], { ...env, ...more })).stdout
+        .split("\n")
+        .slice(0, -1)
+        .filter((line) => !/^ |Z {2}/.test(line));
+    expect(await list({ DATA_DIR })).toEqual(["1 message: 1 invalid_order"]);
+    expect(existsSync(join(DATA_DIR, "orders.db"))).toBeFalse();
+    const store = await openStore({ kind: "sqlite", path: join(DATA_DIR, "orders.db") });
+    await store.record([order({ id: "c" })]);
+    const latest = [{ outcome: "rejected", orderId: "a", atMs: Date.now(), messageId: "m" }] as const;
+    await store.addHistory([{ outcome: "rejected", orderId: "a", count: 1, latest }]);
+    await store.close();
+    expect(await list({ DATA_DIR })).toEqual([
+      "1 message: 1 invalid_order",
+      "State of order a: rejected",
+      "State of order c: counted",
+    ]);
+    const [, ofA] = await list({ REDIS_URL: `redis://127.0.0.1:${freePort()}` });
+    expect(ofA).toStartWith("The state of the order is not known: Cannot reach Redis");
   });
 
   test("message_id is that of the first delivery, however often the message is moved", async () => {

@@ -211,6 +211,27 @@ test("no more recent orders are written than are kept, and what is damaged is sk
   expect(db.query(count).get()).toMatchObject({ rows: MAX_RECENT });
 });
 
+test("a file from before there was an order history is opened, and gets one", async () => {
+  const path = join(temporaryFolder(), "orders.db");
+  const counted = order();
+  const before = await openStore({ kind: "sqlite", path });
+  await before.record([counted]);
+  await before.close();
+  using db = new Database(path);
+  db.run("DROP TABLE history");
+  const store = await openStore({ kind: "sqlite", path });
+  const entry = {
+    outcome: "duplicate",
+    orderId: "o",
+    count: 1,
+    latest: [{ ...duplicate("m"), atMs: Date.now() }],
+  } as const;
+  await store.addHistory([entry]);
+  expect(await store.history("o")).toEqual({ duplicate: entry });
+  expect(await store.isCounted(counted.id)).toBeTrue();
+  await store.close();
+});
+
 test("a file of an earlier version is refused with one sentence, and is not changed", async () => {
   const path = join(temporaryFolder(), "orders.db");
   using db = new Database(path);

@@ -6,6 +6,8 @@ import { leaderboardsOf } from "../store/periods.ts";
 import { createSingleFlight, type Read } from "../store/single-flight.ts";
 import {
   type FullStore,
+  HISTORY_LIMITS,
+  type HistoryEntry,
   MAX_RECENT,
   MAX_TOTAL_CENTS,
   type Order,
@@ -92,6 +94,17 @@ function expectedState(orders: readonly Order[]) {
 const ranked = (orders: readonly Order[]) => Object.values(expectedState(orders).boards)[0] as UserTotals[];
 
 const duplicate = (messageId: string): RecentOrder => ({ outcome: "duplicate", atMs: 1_734_000_000_000, messageId });
+
+/** Messages with one order id, the first `index` milliseconds before now. */
+function entry(
+  outcome: HistoryEntry["outcome"],
+  orderId: string,
+  messageIds: string[],
+  atMs = Date.now(),
+): HistoryEntry {
+  const latest = messageIds.map((messageId, index) => ({ outcome, orderId, messageId, atMs: atMs + index }));
+  return { outcome, orderId, count: messageIds.length, latest };
+}
 
 describe.each(Object.keys(addresses))("%s", (kind) => {
   test("an empty store returns zeros", async () => {
@@ -376,6 +389,60 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     for (const name of names.slice(250)) await store.addRecent([duplicate(name)]);
     expect(await kept()).toEqual(newest(300));
     expect(await store.recent("rejected", MAX_RECENT)).toHaveLength(1);
+  });
+
+  test("history() returns the messages of an order id by outcome, from both workers", async () => {
+    await using opened = await twoStores(kind);
+    const [store, other] = opened.stores;
+    const now = Date.now();
+    const corrected = entry("corrected", "o 😀\0\n", ["c"], now);
+    Object.assign(corrected.latest[0] as object, { userId: "é\n", declared: 1e21 / 3, cents: 999 });
+    const rejected = entry("rejected", "o 😀\0\n", ["r1", "r2"], now);
+    Object.assign(rejected.latest[1] as object, { reason: "invalid_order", errors: [{ path: "/a\nb", message: "é" }] });
+    await store.addHistory([corrected, rejected, entry("rejected", "o 😀\0", ["x"]), entry("duplicate", "1", ["d"])]);
+    await other.addHistory([
+      entry("rejected", "o 😀\0\n", ["r3", "r4"], now + 5),
+      entry("duplicate", "1", ["e"], now + 9),
+    ]);
+    const history = await store.history("o 😀\0\n");
+    expect(history.corrected).toEqual(corrected);
+    expect(history.rejected?.latest.map(({ messageId }) => messageId)).toEqual(["r2", "r3", "r4"]);
+    expect(history.rejected?.latest[0]).toEqual(rejected.latest[1] as RecentOrder);
+    expect([history.rejected?.count, history.duplicate]).toEqual([4, undefined]);
+    expect(await other.history("1")).toEqual({ duplicate: { ...entry("duplicate", "1", ["e"], now + 9), count: 2 } });
+    expect(await store.history("__proto__")).toEqual({});
+    const whole: string[] = [];
+    for await (const page of store.wholeHistory()) whole.push(...page.map((one) => `${one.outcome} ${one.orderId}`));
+    expect(whole.sort()).toEqual(["corrected o 😀\0\n", "duplicate 1", "rejected o 😀\0", "rejected o 😀\0\n"]);
+  });
+
+  test("addHistory() counts every duplicate when two workers add the same orders at the same time", async () => {
+    await using opened = await twoStores(kind);
+    const ids = Array.from({ length: 150 }, (_, index) => `o${index}`);
+    const added = Array.from({ length: 20 }, (_, round) => ids.map((id) => entry("duplicate", id, ["a", `${round}`])));
+    await Promise.all(added.flatMap((entries) => opened.stores.map((store) => store.addHistory(entries))));
+    for (const id of ["o0", "o99", "o149"])
+      expect((await opened.stores[0].history(id)).duplicate).toMatchObject({ count: 80, latest: [{ orderId: id }] });
+  });
+
+  test("addHistory() removes the oldest orders of an outcome, and history() returns none older than the window", async () => {
+    const address = (await addresses[kind]?.()) as StoreAddress;
+    const store = await openStore({ ...address, windowSeconds: 100 });
+    const now = Date.now();
+    const many = Array.from({ length: HISTORY_LIMITS.duplicate.orders + 500 }, (_, index) =>
+      entry("duplicate", `d${index}`, ["m"], now - 50_000 + index),
+    );
+    const old = entry("rejected", "old", ["m"], now - 60_000);
+    await store.addHistory([entry("corrected", "too old", ["m"], now - 101_000), old]);
+    for (let at = 0; at < many.length; at += 5_000) await store.addHistory(many.slice(at, at + 5_000).reverse());
+    expect(await store.history("too old")).toEqual({});
+    expect(await store.history("old")).toEqual({ rejected: old });
+    const found = await Promise.all(["d0", "d499", "d500", many.at(-1)?.orderId ?? ""].map(store.history));
+    expect(found.map(({ duplicate }) => duplicate?.count)).toEqual([undefined, undefined, 1, 1]);
+    let kept = 0;
+    for await (const page of store.wholeHistory()) kept += page.length;
+    expect(kept).toBe(HISTORY_LIMITS.duplicate.orders + 1);
+    await store.close();
   });
 
   test.each<[string, (store: FullStore) => AsyncIterable<UserTotals[]>]>([

@@ -13,6 +13,12 @@ export const clock = new Intl.DateTimeFormat(undefined, {
   hourCycle: "h23",
 });
 
+export const dateAndClock = new Intl.DateTimeFormat(undefined, {
+  dateStyle: "short",
+  timeStyle: "medium",
+  hourCycle: "h23",
+});
+
 /** @returns the element with this id, which must exist */
 export const byId = (id: string) => document.getElementById(id) as HTMLElement;
 

@@ -1,5 +1,20 @@
 import type { App } from "../app.ts";
-import { amount, byId, cell, clock, fill, integer, link, make, number, read, row, show, signed } from "./dom.ts";
+import {
+  amount,
+  byId,
+  cell,
+  clock,
+  dateAndClock,
+  fill,
+  integer,
+  link,
+  make,
+  number,
+  read,
+  row,
+  show,
+  signed,
+} from "./dom.ts";
 import { createPlot } from "./plots.ts";
 
 type Routes = App["~Routes"];
@@ -122,12 +137,15 @@ const loadTop = latest(
   },
 );
 
-const timeOf = (at: string) => {
-  const time = make("time", "", clock.format(new Date(at)));
+const timeOf = (at: string, format = clock) => {
+  const time = make("time", "", format.format(new Date(at)));
   time.setAttribute("datetime", at);
   time.title = at;
-  return cell(time, "time");
+  return time;
 };
+const errorLines = (errors: { path: string; message: string }[] = []) =>
+  errors.map(({ path, message }) => make("div", "", make("code", "", path || "/"), ` ${message}`));
+
 const loadCorrected = latest(
   "corrected-note",
   () => read<Recent>("orders/recent?outcome=corrected"),
@@ -136,7 +154,7 @@ const loadCorrected = latest(
       const order = cell(order_id ?? "–", "id");
       order.title = `user ${user_id}`;
       return row(
-        timeOf(at),
+        cell(timeOf(at), "time"),
         order,
         number(amount.format(declared ?? 0)),
         number(amount.format(computed ?? 0)),
@@ -152,11 +170,10 @@ const loadRejected = latest(
   "rejected-note",
   () => read<Recent>("orders/recent?outcome=rejected"),
   ({ orders }) => {
-    const rows = orders.map(({ at, order_id, message_id, reason, errors = [] }) => {
+    const rows = orders.map(({ at, order_id, message_id, reason, errors }) => {
       const order = cell(order_id ?? `message ${message_id}`, "id");
       order.title = `message ${message_id}`;
-      const details = errors.map(({ path, message }) => make("div", "", make("code", "", path || "/"), ` ${message}`));
-      return row(timeOf(at), order, cell(reason ?? ""), cell(make("div", "", ...details)));
+      return row(cell(timeOf(at), "time"), order, cell(reason ?? ""), cell(make("div", "", ...errorLines(errors))));
     });
     fill("rejected", rows);
     return orders.length === 0 ? "No rejected orders yet" : undefined;
@@ -191,10 +208,29 @@ function findUser(id: string) {
 let shownOrder = "";
 const loadOrder = latest(
   "order",
-  () => read<Order>(`orders?order_id=${encodeURIComponent(shownOrder)}`),
-  ({ order_id, state, window_days }) =>
-    state === "counted" ? `${order_id} was counted` : `${order_id} was not counted within the last ${window_days} days`,
+  () => {
+    byId("order-history").replaceChildren();
+    return read<Order>(`orders?order_id=${encodeURIComponent(shownOrder)}`);
+  },
+  (order) => {
+    byId("order-history").replaceChildren(...historyOf(order));
+    return order.detail ? `${order.order_id} is unknown. ${order.detail}` : `${order.order_id} was ${order.state}`;
+  },
 );
+
+/** @returns what is known about an order as items of a list, the newest first */
+function historyOf({ state, at = "", declared = 0, computed = 0, rejections, duplicates }: Order) {
+  const items = (rejections?.latest ?? []).map(({ at, reason, errors }) => ({
+    at,
+    text: make("div", "", `rejected: ${reason}`, ...errorLines(errors)),
+  }));
+  const values = `corrected: ${amount.format(declared)} declared, ${amount.format(computed)} counted`;
+  if (state === "corrected") items.push({ at, text: make("div", "", values) });
+  if (duplicates)
+    items.push({ at: duplicates.last_at, text: make("div", "", `duplicates: ${integer.format(duplicates.count)}`) });
+  items.sort((a, b) => (a.at < b.at ? 1 : -1));
+  return items.map(({ at, text }) => make("li", "", timeOf(at, dateAndClock), text));
+}
 
 /** Calls `find` with the id of the form when it is submitted. */
 function onSubmit(form: string, find: (id: string) => void) {
