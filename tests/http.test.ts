@@ -6,7 +6,7 @@ import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
 import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
-import type { RecentOrder } from "../store/store.ts";
+import type { HistoryOutcome, RecentOrder } from "../store/store.ts";
 import { order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 
