@@ -10,7 +10,7 @@ import { describeQueueError, type Request } from "./request.ts";
 /** AWS limits a batch to 1 MiB, older emulators to 256 KiB. */
 const BATCH_BYTES = 256 * 1024;
 /** SQS counts the body and the name, type and value of each attribute. A queue can have a lower limit. */
-const MAX_MESSAGE_BYTES = 1024 * 1024;
+export const MAX_MESSAGE_BYTES = 1024 * 1024;
 const MAX_ATTRIBUTES = 10;
 
 /**

@@ -10,8 +10,8 @@ import { createProgress } from "./progress.ts";
 
 interface Option {
   help: string;
-  /** An array lists the allowed values. Absent: a flag. */
-  type?: "text" | "integer" | "decimal" | readonly string[];
+  /** A pair is NAME=TEXT. An array lists the allowed values. Absent: a flag. */
+  type?: "text" | "pair" | "integer" | "decimal" | readonly string[];
   /** Limits of a number, 1 and a billion where absent. */
   min?: number;
   max?: number;
@@ -19,7 +19,11 @@ interface Option {
   /** Several values, separated by commas or each behind the option's name. A text with commas is used as a whole as well. */
   multiple?: true;
 }
-type One<O> = O extends { type: readonly (infer Word)[] } ? Word : O extends { type: "text" } ? string : number;
+type One<O> = O extends { type: readonly (infer Word)[] }
+  ? Word
+  : O extends { type: "text" | "pair" }
+    ? string
+    : number;
 type Single<O> = O extends { default: number } ? number : O extends { type: unknown } ? One<O> | undefined : boolean;
 type Value<O> = O extends { multiple: true } ? One<O>[] | undefined : Single<O>;
 /** The value of each option of a command. */
@@ -105,8 +109,8 @@ function signalOfInterrupts(): AbortSignal {
 function helpOf({ description, usage, positionals, options, notes, examples }: Command<object>): string {
   const rows = { ...positionals };
   for (const [name, { help, type, multiple, default: value }] of Object.entries<Option>({ ...options, ...COMMON })) {
-    const placeholder = type && (type === "text" ? " TEXT" : Array.isArray(type) ? " WORD" : " N");
-    const form = `--${name}${placeholder ?? ""}${multiple ? ",…" : ""}`;
+    const placeholder = Array.isArray(type) ? " WORD" : ({ text: " TEXT", pair: " NAME=TEXT" }[`${type}`] ?? " N");
+    const form = `--${name}${type ? placeholder : ""}${multiple ? ",…" : ""}`;
     rows[form] = value === undefined ? help : `${help} (${formatNumber(value)})`;
   }
   const table = Object.entries(rows).map(([form, help]) => `  ${form.padEnd(18)}${help}`);
@@ -157,8 +161,10 @@ function readValue(name: string, option: Option, given: string[], problems: stri
   const { type, multiple } = option;
   if (!type) return given.length > 0;
   if (given.length === 0) return option.default;
-  const split = (text: string) =>
-    type === "text" && text.includes(",") ? [text, ...text.split(",")] : text.split(",");
+  const split = (text: string) => {
+    if (type === "pair") return text.split(/,(?=\w+=)/);
+    return type === "text" && text.includes(",") ? [text, ...text.split(",")] : text.split(",");
+  };
   const texts = multiple ? given.flatMap(split) : given;
   for (const text of texts) {
     const expected = findMismatch(text, option);
@@ -171,6 +177,7 @@ function readValue(name: string, option: Option, given: string[], problems: stri
 /** @returns what the value of an option must be, undefined if it is */
 function findMismatch(text: string, { type, min = 1, max = 1_000_000_000 }: Option): string | undefined {
   if (type === "text") return text === "" ? "a non-empty text" : undefined;
+  if (type === "pair") return /^\w+=./.test(text) ? undefined : "NAME=TEXT";
   if (typeof type === "object") return type.includes(text) ? undefined : `one of ${type.join(", ")}`;
   const [noun, form] = type === "integer" ? ["an integer", /^\d+$/] : ["a number", /^\d+(\.\d+)?$/];
   const isValid = form.test(text) && Number(text) >= min && Number(text) <= max;

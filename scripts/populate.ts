@@ -1,15 +1,13 @@
 /** `bun scripts/populate.ts`: sends generated orders to the queue and prints what they add to the totals. */
 
 import { readConfig } from "../config.ts";
-import { openQueue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
-import { locateQueue } from "../queue/setup.ts";
 import { formatNumber, pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
 import { ENVELOPE_OPTIONS } from "./envelopes.ts";
 import { generate } from "./generator.ts";
 import { formatCents, formatRate } from "./progress.ts";
-import { type SendResult, sendMessages, totalsOf } from "./sender.ts";
+import { describeGrowth, openConfiguredQueue, type SendResult, sendMessages, totalsOf } from "./sender.ts";
 
 const PERCENT = { type: "decimal", min: 0, max: 100, default: 0 } as const;
 const OPTIONS = {
@@ -53,9 +51,7 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   if (env.NODE_ENV === "production")
     throw new Error("NODE_ENV=production: generated orders would be counted as real ones");
   const { queue: config, consumer } = readConfig(env);
-  const { name } = config;
-  const embedded = config.kind === "embedded" && { name, endpoint: `http://127.0.0.1:${config.port}`, embedded: true };
-  const queue = openQueue(await locateQueue(embedded || { ...config, embedded: false }));
+  const queue = await openConfiguredQueue(config);
   const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
   await printToStderr(`Sending ${pluralize(options.orders, "message")} to ${queue.address.url}, seed ${seed}`);
   const messages = generate({ ...options, seed, nowMs: Date.now(), onValueMismatch: consumer.onValueMismatch });
@@ -65,22 +61,17 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
 }
 
 function report({ totals, seconds, uncertain, error }: SendResult, wanted: number, seed: number): CommandResult {
-  const { messages, cents, counted, corrected, rejected, duplicate: duplicates } = totals;
-  const orders = counted + corrected;
+  const { messages } = totals;
+  const growth = describeGrowth(totals);
   const sent = (messages < wanted ? `${formatNumber(messages)} of ` : "") + pluralize(wanted, "message");
-  const text = `Sent ${sent} in ${seconds.toFixed(1)} s (${formatRate(messages, seconds * 1000)} messages/s), seed ${seed}.
-The totals grow by:
-  orders      ${formatNumber(orders)} (${formatNumber(counted)} counted, ${formatNumber(corrected)} corrected)
-  revenue     ${formatCents(cents)}
-  rejected    ${formatNumber(rejected)}
-  duplicates  ${formatNumber(duplicates)}`;
-  const lines = text.split("\n");
-  const sums = { orders, revenue: cents / 100, counted, corrected, rejected, duplicates };
-  const json = { seed, messages, seconds: Number(seconds.toFixed(3)), ...sums };
+  const rate = formatRate(messages, seconds * 1000);
+  const summary = `Sent ${sent} in ${seconds.toFixed(1)} s (${rate} messages/s), seed ${seed}.`;
+  const lines = [summary, "The totals grow by:", ...growth.table];
+  const json = { seed, messages, seconds: Number(seconds.toFixed(3)), ...growth.json };
   if (!error) return { lines, json };
   const most = totalsOf(uncertain);
-  const growth = `${pluralize(most.counted + most.corrected, "order")} and ${formatCents(most.cents)}`;
-  const problem = `Cannot send: ${describeQueueError(error)}. Up to ${pluralize(uncertain.length, "more message")} may be in the queue: the totals may grow by up to ${growth} more`;
+  const more = `${pluralize(most.counted + most.corrected, "order")} and ${formatCents(most.cents)}`;
+  const problem = `Cannot send: ${describeQueueError(error)}. Up to ${pluralize(uncertain.length, "more message")} may be in the queue: the totals may grow by up to ${more} more`;
   return { lines, json: { ...json, uncertain: uncertain.length }, problems: [problem] };
 }
 

@@ -13,7 +13,8 @@ export const formatCents = (cents: number) => (cents / 100).toLocaleString("en-U
 export const formatRate = (count: number, ms: number) => formatNumber(Math.round(count / Math.max(ms / 1000, 0.001)));
 
 /**
- * Shows a bar if stderr is a terminal. Otherwise calls `printLine` at every tenth of the total and every five seconds.
+ * Shows a bar if stderr is a terminal. Otherwise, and with a total of Infinity for one that is unknown, calls
+ * `printLine` at every tenth of the total and every five seconds.
  *
  * @returns `start(total, unit)`, which returns a function to call with the number done so far, and `stop()`, which removes the bar
  */
@@ -26,16 +27,20 @@ export function createProgress(printLine: (line: string) => unknown) {
   function start(total: number, unit: string, units?: string) {
     const startedMs = performance.now();
     let printed = { done: 0, atMs: startedMs };
+    const known = Number.isFinite(total);
     bar.stop();
-    if (isTerminal) bar.start(total, 0, { text: unit });
+    if (isTerminal && known) bar.start(total, 0, { text: unit });
     return (done: number) => {
       const atMs = performance.now();
       // More may be done than there was at the start: messages arrive, orders are counted.
       const all = Math.max(total, done);
       const percent = Math.floor((done / (all || 1)) * 100);
       const rate = formatRate(done, atMs - startedMs);
-      const text = `${formatNumber(done)} of ${pluralize(all, unit, units)} (${percent} %)${rate === "0" ? "" : `, ${rate}/s`}`;
-      if (isTerminal) return bar.update(done, { text });
+      const part = known
+        ? `${formatNumber(done)} of ${pluralize(all, unit, units)} (${percent} %)`
+        : pluralize(done, unit, units);
+      const text = `${part}${rate === "0" ? "" : `, ${rate}/s`}`;
+      if (isTerminal && known) return bar.update(done, { text });
       if (done - printed.done < Math.max(1, total / 10) && atMs - printed.atMs < MAX_SILENCE_MS) return;
       printed = { done, atMs };
       printLine(text);

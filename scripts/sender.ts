@@ -1,8 +1,12 @@
-/** Sends generated messages and adds up their expected outcomes. */
+/** Sends messages and adds up their expected outcomes. */
 
 import { setTimeout } from "node:timers/promises";
-import type { Queue } from "../queue/queue.ts";
+import type { QueueConfig } from "../config.ts";
+import { openQueue, type Queue } from "../queue/queue.ts";
+import { locateQueue } from "../queue/setup.ts";
+import { formatNumber } from "../text.ts";
 import { type GeneratedMessage, isOrder } from "./generator.ts";
+import { formatCents } from "./progress.ts";
 
 /** The number of messages, of each expected outcome, and the cents of the counted and corrected orders. */
 export type Totals = Record<GeneratedMessage["expected"] | "messages" | "cents", number>;
@@ -24,6 +28,13 @@ const ROUND_SIZE = 8 * BATCH_SIZE;
 /** With a rate: even enough, and not a request for each message. */
 const ROUNDS_PER_SECOND = 10;
 
+/** Opens the queue that the program reads. */
+export async function openConfiguredQueue(config: QueueConfig): Promise<Queue> {
+  const { name } = config;
+  const embedded = config.kind === "embedded" && { name, endpoint: `http://127.0.0.1:${config.port}`, embedded: true };
+  return openQueue(await locateQueue(embedded || { ...config, embedded: false }));
+}
+
 /**
  * Sends `orders` messages, `rate` per second (0: as fast as the queue accepts them; a delay is made up for), until a request fails
  * or `signal` aborts. `onProgress` is called with the number of messages confirmed so far.
@@ -38,15 +49,13 @@ export async function sendMessages(
   onProgress: (messages: number) => void,
 ): Promise<SendResult> {
   const totals = totalsOf([]);
-  const roundSize = rate > 0 ? Math.min(ROUND_SIZE, Math.ceil(rate / ROUNDS_PER_SECOND)) : ROUND_SIZE;
+  const pace = createPace(rate, signal);
   const startedMs = performance.now();
   let failed: Pick<SendResult, "uncertain" | "error"> = { uncertain: [], error: undefined };
   while (totals.messages < orders && !failed.error) {
-    const waitMs = rate > 0 ? startedMs + (totals.messages / rate) * 1000 - performance.now() : 0;
-    // Rejects only when `signal` aborts.
-    if (waitMs > 0) await setTimeout(waitMs, undefined, { signal }).catch(() => {});
+    await pace.wait(totals.messages);
     if (signal.aborted) break;
-    const size = Math.min(roundSize, orders - totals.messages);
+    const size = Math.min(pace.roundSize, orders - totals.messages);
     const round = Array.from({ length: size }, () => messages.next().value);
     const { confirmed, uncertain, error } = await sendRound(queue, round);
     addMessages(totals, expectedOf(confirmed, uncertain));
@@ -56,6 +65,21 @@ export async function sendMessages(
   return { totals, ...failed, seconds: (performance.now() - startedMs) / 1000 };
 }
 
+/**
+ * @returns how many messages to send at the same time, and `wait(sent)`, which resolves when the next ones are due at `rate`
+ *   messages per second, or when `signal` aborts. A rate of 0 has no waits
+ */
+export function createPace(rate: number, signal: AbortSignal) {
+  const startedMs = performance.now();
+  const roundSize = rate > 0 ? Math.min(ROUND_SIZE, Math.ceil(rate / ROUNDS_PER_SECOND)) : ROUND_SIZE;
+  async function wait(sent: number) {
+    const waitMs = rate > 0 ? startedMs + (sent / rate) * 1000 - performance.now() : 0;
+    // Rejects only when `signal` aborts.
+    if (waitMs > 0) await setTimeout(waitMs, undefined, { signal }).catch(() => {});
+  }
+  return { roundSize, wait };
+}
+
 /** @returns the totals of some messages */
 export function totalsOf(messages: GeneratedMessage[]): Totals {
   const totals = { messages: 0, counted: 0, corrected: 0, duplicate: 0, rejected: 0, cents: 0 };
@@ -63,7 +87,7 @@ export function totalsOf(messages: GeneratedMessage[]): Totals {
   return totals;
 }
 
-function addMessages(totals: Totals, messages: GeneratedMessage[]) {
+export function addMessages(totals: Totals, messages: GeneratedMessage[]) {
   for (const message of messages) {
     totals.messages++;
     totals[message.expected]++;
@@ -71,13 +95,25 @@ function addMessages(totals: Totals, messages: GeneratedMessage[]) {
   }
 }
 
+/** @returns what messages add to the totals, as a table for people and for JSON */
+export function describeGrowth({ cents, counted, corrected, rejected, duplicate: duplicates }: Totals) {
+  const orders = counted + corrected;
+  const table = [
+    `  orders      ${formatNumber(orders)} (${formatNumber(counted)} counted, ${formatNumber(corrected)} corrected)`,
+    `  revenue     ${formatCents(cents)}`,
+    `  rejected    ${formatNumber(rejected)}`,
+    `  duplicates  ${formatNumber(duplicates)}`,
+  ];
+  return { table, json: { orders, revenue: cents / 100, counted, corrected, rejected, duplicates } };
+}
+
 /** Sends messages at the same time. Waits for all batches, also when one fails, so that the result has every message. */
-async function sendRound(queue: Queue, messages: GeneratedMessage[]) {
+export async function sendRound<M extends Pick<GeneratedMessage, "body" | "userId">>(queue: Queue, messages: M[]) {
   const starts = [...messages.keys()].filter((index) => index % BATCH_SIZE === 0);
   const batches = starts.map((start) => messages.slice(start, start + BATCH_SIZE));
   const sending = batches.map(async (batch) => {
     const bodies = batch.map(({ body }) => body);
-    const groupIds = batch.map(({ userId }) => userId);
+    const groupIds = batch.map(({ userId }) => groupIdOf(userId));
     await queue.send(bodies, groupIds);
   });
   const results = await Promise.allSettled(sending);
@@ -89,6 +125,10 @@ async function sendRound(queue: Queue, messages: GeneratedMessage[]) {
     error: failure?.reason as Error | undefined,
   };
 }
+
+/** SQS accepts printable ASCII as a group id. Other user ids are replaced by their digest. */
+const groupIdOf = (userId: string) =>
+  /^[!-~]{1,128}$/.test(userId) ? userId : new Bun.CryptoHasher("sha256").update(userId).digest("hex");
 
 /** If an order is uncertain and a copy of it is confirmed, the copy counts as the order. */
 function expectedOf(confirmed: GeneratedMessage[], uncertain: GeneratedMessage[]): GeneratedMessage[] {

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import type { Emulator } from "../queue/emulator.ts";
 import type { Queue } from "../queue/queue.ts";
 import { daysBetween } from "../store/periods.ts";
 import { openRedisStore } from "../store/redis.ts";
-import { order } from "./support/orders.ts";
+import { body, order } from "./support/orders.ts";
 import { AWS, temporaryFolder } from "./support/program.ts";
 import { freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
@@ -18,6 +18,8 @@ setDefaultTimeout(60_000);
 
 const ROOT = join(import.meta.dir, "..");
 const PATH = process.env.PATH ?? "";
+const ORDERS = join(temporaryFolder(), "orders.jsonl");
+writeFileSync(ORDERS, `${body()}\n${body()}\n`);
 
 let emulator: Emulator;
 let redisServer: RedisServer;
@@ -57,6 +59,7 @@ async function prepareStore(from: string, to: string, state: "open" | "closed" =
 
 describe.each([
   ["populate", ["--orders", "20", "--json"], async () => (await prepareQueue()).env],
+  ["import", [ORDERS, "--json"], async () => (await prepareQueue()).env],
   ["audit", ["--json"], async () => (await prepareStore("2024-01-01", "2024-01-02")).env],
   ["redrive", ["list", "--json"], async () => (await prepareQueue()).env],
   ["copy-store", ["--reopen", "--json"], async () => (await prepareStore("2024-01-01", "2024-01-01", "closed")).env],
@@ -96,6 +99,7 @@ describe("arguments", () => {
     ["redrive", ["purge", "now"], "Unexpected argument 'purge'"],
     ["redrive", ["file", "a", "b"], "Unexpected argument 'b'"],
     ["redrive", ["file"], "file needs a PATH"],
+    ["import", [], "Give the FILE to import, or - for standard input"],
   ])("%s %j is one sentence", async (name, args, problem) => {
     expect(await run(name, args)).toEqual({ exitCode: 2, stdout: "", stderr: `${problem}: see --help\n` });
   });
@@ -189,6 +193,22 @@ describe("output", () => {
     expect(stdout).not.toContain(" %)");
     await using terminal = startOnTerminal(commandOf("populate", ["--orders", "500"]), { ...env, TERM: "dumb" });
     expect([await terminal.child.exited, terminal.output()]).toEqual([0, expect.not.stringContaining("\x1b")]);
+  });
+
+  test("without a known total, progress is plain lines on a terminal too", async () => {
+    const command = [
+      "sh",
+      "-c",
+      `cat ${ORDERS} | "$@"`,
+      "sh",
+      ...commandOf("import", ["-", "--format=jsonl", "--dry-run"]),
+    ];
+    await using terminal = startOnTerminal(command, {});
+    expect(await terminal.child.exited).toBe(0);
+    expect(screenOf(terminal.output()).slice(0, 2)).toEqual([
+      "Reading: -",
+      expect.stringMatching(/^Read 2 orders in /),
+    ]);
   });
 
   test("one message is no messages", async () => {

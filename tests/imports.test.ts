@@ -29,7 +29,9 @@ const ARROWS: Record<string, string[]> = {
   routes: [...SHARED, "routes", "queue", "store"],
   // What the bench compares with the program does the program's work.
   "scripts/bench/competitors/consumers.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
-  "scripts/redrive.ts": [...SHARED, "scripts", "config.ts", "queue", "consumer/envelope.ts"],
+  "scripts/redrive.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/envelope.ts"],
+  // Validates what it sends as the consumer does.
+  "scripts/import.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
   scripts: [...SHARED, "scripts", "config.ts", "queue", "store"],
 };
 
