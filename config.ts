@@ -9,6 +9,8 @@ export interface Config {
   http: { host: string; port: number; apiKey?: string; requestsPerMinute?: number };
   queue: QueueConfig;
   store: StoreAddress;
+  /** IANA name. The day of an order is its date in this time zone. */
+  timeZone: string;
   consumer: {
     workers: number;
     concurrency: number;
@@ -61,6 +63,7 @@ export function readConfig(env: Environment): Config {
     },
     queue: readQueue(read, dir),
     store: readStore(read, dir, problems),
+    timeZone: readTimeZone(read, problems),
     consumer: {
       // More than four workers per process are not faster: Redis or the queue is the bottleneck by then.
       workers: read.integer("CONSUMER_WORKERS", Math.min(availableParallelism(), 4), 0, 64),
@@ -181,6 +184,21 @@ function readUserInfo(text: string | undefined, name: string, problems: string[]
     problems.push(`${name}: a % in user or password must be written as %25`);
     return {};
   }
+}
+
+/** @returns the IANA name as the runtime writes it; other names of the same zone are kept */
+function readTimeZone(read: Reader, problems: string[]): string {
+  const name = read.text("TIME_ZONE") ?? "UTC";
+  try {
+    // A fixed offset is valid for Intl as well.
+    if (/^[a-z]/i.test(name)) return new Intl.DateTimeFormat("en", { timeZone: name }).resolvedOptions().timeZone;
+  } catch {
+    // Not the name of a time zone.
+  }
+  const end = `/${name.replaceAll(" ", "_")}`.toLowerCase();
+  const meant = Intl.supportedValuesOf("timeZone").find((known) => known.toLowerCase().endsWith(end));
+  problems.push(`TIME_ZONE must be the IANA name of a time zone such as ${meant ?? "Europe/Berlin"}: got "${name}"`);
+  return "UTC";
 }
 
 const SAMPLERS = ["always_on", "always_off", "traceidratio"] as const;

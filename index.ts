@@ -51,7 +51,12 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   resources.defer(() => queue.close());
   // A marker must live longer than every copy of its message.
   const { copyLifetimeSeconds } = queueAddress;
-  const storeAddress = { ...config.store, ...(copyLifetimeSeconds && { windowSeconds: copyLifetimeSeconds }) };
+  const { timeZone } = config;
+  const storeAddress = {
+    ...config.store,
+    timeZone,
+    ...(copyLifetimeSeconds && { windowSeconds: copyLifetimeSeconds }),
+  };
   const store = await openStore(storeAddress);
   resources.defer(() => store.close());
   for (const msg of await store.configurationWarnings()) log.warn({ event: "store_advice", msg });
@@ -79,6 +84,7 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const dataLoss = createDataLoss({ store, log });
   const live = startLive({
     store,
+    timeZone,
     dataLoss,
     reads,
     depth: queue.depth,
@@ -90,6 +96,7 @@ export async function start(config: Config, log: Log = createLog(config.log), wo
   const app = createApp({
     log,
     store,
+    timeZone,
     dataLoss,
     reads,
     live,
@@ -200,7 +207,7 @@ async function run(workerFile?: URL) {
 
 /** Logs the addresses of the program, and warnings about a configuration that is not for production. */
 function logStarted(
-  { queue, store, consumer, http, log: { pretty }, warnings }: Config,
+  { queue, store, timeZone, consumer, http, log: { pretty }, warnings }: Config,
   { url, queueUrl, endpoint }: Running,
   log: Log,
 ) {
@@ -217,6 +224,7 @@ function logStarted(
     docs: `${url}/docs`,
     queue: queueUrl,
     store: store.kind,
+    time_zone: timeZone,
     workers: consumer.workers,
     // Generated orders must not be sent to a shared queue.
     ...(endpoint && { send_orders: sendCommand(endpoint) }),

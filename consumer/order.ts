@@ -5,6 +5,7 @@ import { Compile } from "typebox/compile";
 import { MAX_ORDER_CENTS, type Order } from "../store/store.ts";
 import { type Envelope, type Opened, openEnvelope } from "./envelope.ts";
 import { describeJsonError } from "./json.ts";
+import type { OffsetAt } from "./time-zone.ts";
 
 export type RejectReason = "invalid_json" | "invalid_order" | "value_mismatch";
 
@@ -32,12 +33,19 @@ export type ValidationResult = { envelope?: Envelope } & (
 export type OnValueMismatch = "correct" | "reject";
 
 export interface DateCheck {
-  /** The current time in ms since the epoch, and its day. */
+  /** The current time in ms since the epoch. */
   nowMs: number;
-  today: string;
   onImplausibleDate: "count" | "reject";
 }
 
+interface ValidationOptions {
+  /** The offsets of the time zone whose date is the day of the order. Default: UTC */
+  offsetAt?: OffsetAt;
+  /** Absent: every date is plausible. */
+  dates?: DateCheck | undefined;
+}
+
+const utc: OffsetAt = () => 0;
 const OLDEST_DAY = "2000-01-01";
 const DAY_MS = 86_400_000;
 
@@ -70,10 +78,12 @@ const item = Compile(itemSchema);
  * Validates one message body: an order, or an envelope that contains one. If `order_value` differs from the total of the items by
  * more than one cent, the order is counted with that total ("correct") or rejected ("reject"). Otherwise it is counted with
  * `order_value`, rounded half up to cents. If a key occurs twice, its last value is used, as in `JSON.parse`. Never throws.
- *
- * @param dates absent: every date is plausible
  */
-export function validateOrder(body: string, onValueMismatch: OnValueMismatch, dates?: DateCheck): ValidationResult {
+export function validateOrder(
+  body: string,
+  onValueMismatch: OnValueMismatch,
+  options: ValidationOptions = {},
+): ValidationResult {
   let sent: unknown;
   try {
     sent = JSON.parse(body);
@@ -81,38 +91,46 @@ export function validateOrder(body: string, onValueMismatch: OnValueMismatch, da
     return rejected("invalid_json", {}, { path: "", message: `must be JSON: ${describeJsonError(error, body)}` });
   }
   const opened = openEnvelope(sent);
-  return opened ? checkOpened(opened, onValueMismatch, dates) : checkOrder(sent, onValueMismatch, dates);
+  return opened ? checkOpened(opened, onValueMismatch, options) : checkOrder(sent, onValueMismatch, options);
 }
 
-function checkOpened(opened: Opened, onValueMismatch: OnValueMismatch, dates?: DateCheck): ValidationResult {
+function checkOpened(opened: Opened, onValueMismatch: OnValueMismatch, options: ValidationOptions): ValidationResult {
   const { envelope, path, content, problem } = opened;
   const result = problem
     ? rejected(problem.reason, {}, { path: "", message: problem.message })
-    : checkOrder(content, onValueMismatch, dates);
+    : checkOrder(content, onValueMismatch, options);
   if (result.outcome !== "rejected") return { ...result, envelope };
   const errors = result.errors.map((error) => ({ ...error, path: path + error.path }));
   return { ...result, envelope, errors };
 }
 
-function checkOrder(sent: unknown, onValueMismatch: OnValueMismatch, dates?: DateCheck): ValidationResult {
+function checkOrder(sent: unknown, onValueMismatch: OnValueMismatch, options: ValidationOptions): ValidationResult {
   if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", sent, ...errorsOf(sent));
-  const implausibleDate = dates && findImplausibleDate(sent.order_timestamp, dates);
-  if (implausibleDate && dates.onImplausibleDate === "reject") {
-    const message = `must not be before ${OLDEST_DAY} or more than a day ahead: is on ${implausibleDate.day}`;
-    return rejected("invalid_order", sent, { path: "/order_timestamp", message });
-  }
+  const { offsetAt = utc, dates } = options;
+  const timestamp = parseTimestamp(sent.order_timestamp) as Timestamp;
+  const day = dayOf(timestamp, offsetAt);
+  if (day === undefined) return wrongDate(sent, "must be in the years 0001 to 9999 in TIME_ZONE too");
+  const implausibleDate = dates && findImplausibleDate(timestamp, day, dates);
+  if (implausibleDate && dates.onImplausibleDate === "reject")
+    return wrongDate(sent, `must not be before ${OLDEST_DAY} or more than a day ahead: is on ${day}`);
   const currency = currencyOf(sent);
   const notes = currency !== undefined || implausibleDate ? { currency, implausibleDate } : undefined;
-  return checkValue(sent, totalCents(sent.items), onValueMismatch, notes);
+  const order = { id: sent.order_id, userId: sent.user_id, cents: totalCents(sent.items), day };
+  return checkValue(sent, order, onValueMismatch, notes);
 }
 
-function checkValue(sent: Head, total: number, onValueMismatch: OnValueMismatch, notes?: Notes): ValidationResult {
+function wrongDate(sent: Head, message: string): ValidationResult {
+  return rejected("invalid_order", sent, { path: "/order_timestamp", message });
+}
+
+/** @param order with the total of the items */
+function checkValue(sent: Head, order: Order, onValueMismatch: OnValueMismatch, notes?: Notes): ValidationResult {
+  const { cents: total } = order;
   if (total > MAX_ORDER_CENTS) {
     const message = `must total at most ${asAmount(MAX_ORDER_CENTS)}, the limit of one order`;
     return rejected("invalid_order", sent, { path: "/items", message });
   }
-  const { order_id: id, user_id: userId, order_value: declared } = sent;
-  const order = { id, userId, cents: total, day: utcDay(sent.order_timestamp) as string };
+  const { order_value: declared } = sent;
   if (!differsByMoreThanOneCent(declared, total)) {
     return { outcome: "counted", order: { ...order, cents: declaredCents(declared, total) }, notes };
   }
@@ -191,7 +209,7 @@ function isAmount(value: unknown): value is number {
 }
 
 function isTimestamp(value: unknown): boolean {
-  return typeof value === "string" && utcDay(value) !== undefined;
+  return typeof value === "string" && parseTimestamp(value) !== undefined;
 }
 
 /**
@@ -237,46 +255,67 @@ function asAmount(cents: number): string {
 const DATE_TIME =
   /^(\d{4}-\d\d-\d\d)[Tt]((?:[01]\d|2[0-3]):[0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;
 
-let lastParsed: { timestamp: string; day: string | undefined } = { timestamp: "", day: undefined };
+const [MIN_MS, MAX_MS] = [Date.parse("0001-01-01T00:00Z"), Date.parse("9999-12-31T23:59Z")];
 
-/** @returns the UTC date of an RFC 3339 date-time, 0001-01-01 to 9999-12-31; undefined for anything else */
-function utcDay(timestamp: string): string | undefined {
-  // Every timestamp is parsed twice, by the schema and for the order.
-  if (timestamp !== lastParsed.timestamp) lastParsed = { timestamp, day: parseUtcDay(timestamp) };
-  return lastParsed.day;
+interface Timestamp {
+  /** Since the epoch, to the second. */
+  utcMs: number;
+  /** The date as written. */
+  date: string;
+  /** The date and time as written, without the offset, as if in UTC. */
+  writtenMs: number;
 }
 
-function parseUtcDay(timestamp: string): string | undefined {
-  const [, date = "", time, second, sign, offsetHours, offsetMinutes] = DATE_TIME.exec(timestamp) ?? [];
-  const localMs = Date.parse(`${date}T${time}Z`);
+let lastParsed: { text: string; timestamp: Timestamp | undefined } = { text: "", timestamp: undefined };
+
+/** Parses an RFC 3339 date-time, in UTC 0001-01-01 to 9999-12-31. @returns undefined for anything else */
+function parseTimestamp(text: string): Timestamp | undefined {
+  // Every timestamp is parsed twice, by the schema and for the order.
+  if (text !== lastParsed.text) lastParsed = { text, timestamp: parseNewTimestamp(text) };
+  return lastParsed.timestamp;
+}
+
+function parseNewTimestamp(text: string): Timestamp | undefined {
+  const [, date = "", time, second, sign, offsetHours, offsetMinutes] = DATE_TIME.exec(text) ?? [];
+  const writtenMs = Date.parse(`${date}T${time}Z`);
   // Date.parse accepts some impossible dates: February 30th becomes a day in March.
-  if (Number.isNaN(localMs) || (date.slice(8) > "28" && !isoTime(localMs).startsWith(date))) return undefined;
+  if (Number.isNaN(writtenMs) || (date.slice(8) > "28" && !isoTime(writtenMs).startsWith(date))) return undefined;
   const offsetMs = sign === undefined ? 0 : (Number(offsetHours) * 60 + Number(offsetMinutes)) * 60_000;
-  const utcMs = sign === "-" ? localMs + offsetMs : localMs - offsetMs;
+  const utcMs = sign === "-" ? writtenMs + offsetMs : writtenMs - offsetMs;
   // A leap second is the last second of a month in UTC (RFC 3339, section 5.7).
   if (second === "60" && !isoTime(utcMs + 60_000).endsWith("-01T00:00:00.000Z")) return undefined;
-  const day = utcMs === localMs ? date : isoTime(utcMs).slice(0, 10);
+  if (utcMs < MIN_MS || utcMs > MAX_MS) return undefined;
+  // The day of a leap second is that of the second before.
+  return { utcMs: utcMs + Math.min(Number(second), 59) * 1000, date, writtenMs };
+}
+
+let lastFormatted = { dayNumber: Number.NaN, text: "" };
+
+/** @returns the date in the time zone; undefined outside of the years 0001 to 9999 */
+function dayOf({ utcMs, date, writtenMs }: Timestamp, offsetAt: OffsetAt): string | undefined {
+  const localMs = utcMs + offsetAt(utcMs);
+  const dayNumber = Math.floor(localMs / DAY_MS);
+  const isWritten = dayNumber === Math.floor(writtenMs / DAY_MS);
+  // Formatting a date takes a tenth of the whole validation. Most orders are of the same day as the one before.
+  if (!isWritten && dayNumber !== lastFormatted.dayNumber)
+    lastFormatted = { dayNumber, text: isoTime(localMs).slice(0, 10) };
+  const day = isWritten ? date : lastFormatted.text;
   // Years of more than four digits begin with a sign, which sorts before the digits.
   return day >= "0001-01-01" ? day : undefined;
 }
 
-/** @returns undefined for nearly all orders, whose day is compared only: parsing each timestamp again would take longer */
-function findImplausibleDate(timestamp: string, { nowMs, today }: DateCheck): Notes["implausibleDate"] {
-  const day = utcDay(timestamp) as string;
+function findImplausibleDate({ utcMs }: Timestamp, day: string, { nowMs }: DateCheck): Notes["implausibleDate"] {
   if (day < OLDEST_DAY) return { direction: "past", day };
-  if (day <= today) return undefined;
-  // Date.parse does not accept leap seconds.
-  const atMs = Date.parse(timestamp.replace(":60", ":59"));
-  return atMs > nowMs + DAY_MS ? { direction: "future", day } : undefined;
+  return utcMs > nowMs + DAY_MS ? { direction: "future", day } : undefined;
 }
 
 /** @returns what `value`, which is not valid, must be: precisely for the common mistakes */
 function timestampRule(value: unknown): string {
   const text = typeof value === "string" ? value : "";
   const [, date] = DATE_TIME.exec(text) ?? [];
-  if (date && !parseUtcDay(`${date}T12:00:00Z`)) return `must be on an existing date: there is no ${date}`;
+  if (date && !parseTimestamp(`${date}T12:00:00Z`)) return `must be on an existing date: there is no ${date}`;
   if (date) return "must be an existing time, in UTC in the years 0001 to 9999";
-  if (utcDay(`${text}Z`)) return "must end with Z or an offset such as +01:00";
+  if (parseTimestamp(`${text}Z`)) return "must end with Z or an offset such as +01:00";
   return "must be an RFC 3339 date-time such as 2024-12-13T10:00:00Z";
 }
 

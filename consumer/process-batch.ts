@@ -3,7 +3,6 @@ import { isFifo } from "../queue/client.ts";
 import { type Failure, type Message, originalIdOf } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
-import { dayOf } from "../store/periods.ts";
 import type { Order, Recorded, Store } from "../store/store.ts";
 import type { Envelope } from "./envelope.ts";
 import type { ConsumerMetrics } from "./metrics.ts";
@@ -11,6 +10,7 @@ import { type DateCheck, type Notes, type OnValueMismatch, validateOrder } from 
 import type { Outcomes, Processed } from "./outcomes.ts";
 import { pause } from "./retry.ts";
 import type { StoreAvailability } from "./store-availability.ts";
+import type { OffsetAt } from "./time-zone.ts";
 
 export interface ConsumerDeps {
   queue: Queue;
@@ -25,6 +25,8 @@ export interface ConsumerDeps {
   traced?(deps: ConsumerDeps, messages: readonly Message[]): ConsumerDeps;
   onValueMismatch: OnValueMismatch;
   onImplausibleDate: DateCheck["onImplausibleDate"];
+  /** Of the time zone whose days are counted. */
+  offsetAt: OffsetAt;
 }
 
 /** A message with a valid order. */
@@ -67,12 +69,11 @@ interface Batch {
 }
 
 function validateAll(messages: readonly Message[], deps: ConsumerDeps): Batch {
-  const { onValueMismatch, onImplausibleDate } = deps;
-  const nowMs = Date.now();
-  const dates = { nowMs, today: dayOf(nowMs), onImplausibleDate };
+  const { onValueMismatch, onImplausibleDate, offsetAt } = deps;
+  const options = { offsetAt, dates: { nowMs: Date.now(), onImplausibleDate } };
   const batch: Batch = { valid: [], rejected: [] };
   for (const message of messages) {
-    const result = validateOrder(message.body, onValueMismatch, dates);
+    const result = validateOrder(message.body, onValueMismatch, options);
     if (result.outcome === "rejected") batch.rejected.push({ message, ...result });
     else batch.valid.push({ message, ...result });
   }

@@ -12,12 +12,13 @@ import { createOutcomes } from "./outcomes.ts";
 import { startPolling } from "./poller.ts";
 import type { ConsumerDeps } from "./process-batch.ts";
 import { createStoreAvailability } from "./store-availability.ts";
+import { createOffsetAt } from "./time-zone.ts";
 
 /** The options of a worker. Plain data, because it is copied into the worker's thread. */
 export interface WorkerOptions {
   index: number;
   queue: QueueAddress;
-  store: StoreAddress;
+  store: StoreAddress & { timeZone: string };
   consumer: Omit<Config["consumer"], "workers">;
   log: Config["log"];
   tracing?: Config["tracing"];
@@ -55,7 +56,8 @@ async function run(port: NonNullable<typeof parentPort>, options: WorkerOptions)
   // Loaded on demand: the OpenTelemetry SDK takes about 40 ms to load.
   const tracing = options.tracing && (await import("./tracing.ts")).startTracing(options.tracing, log);
   const record = createBatchWrites(store.record);
-  const deps: ConsumerDeps = { queue, store, record, availability, outcomes, metrics, log, ...rules };
+  const offsetAt = createOffsetAt(options.store.timeZone);
+  const deps: ConsumerDeps = { queue, store, record, availability, outcomes, metrics, log, offsetAt, ...rules };
   if (tracing) deps.traced = tracing.traced;
   await availability.start();
   const poller = startPolling(deps, concurrency, stopping.signal);

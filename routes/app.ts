@@ -25,6 +25,8 @@ export type ApiDeps = HealthDeps &
   Omit<MetricsDeps, "registry"> & {
     log: Log;
     store: FullStore;
+    /** IANA name. Its date is the current one. */
+    timeZone: string;
     reads: Reads;
     live: Live;
     /** Aborted at shutdown: event streams must end. */
@@ -93,7 +95,7 @@ export function createApp(deps: ApiDeps) {
     })
     .use(healthRoutes({ ...deps, depth }))
     .use(metricsRoutes({ ...deps, depth, registry }))
-    .use(docsRoutes())
+    .use(docsRoutes(deps.timeZone))
     .use(statsRoutes(deps))
     .use(userRoutes(deps))
     .use(orderRoutes(deps))

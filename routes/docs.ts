@@ -35,14 +35,14 @@ const PAGE_HEADERS = {
 };
 
 /** @returns the routes of the OpenAPI document and of Swagger UI, from local files: the plugin's own page loads it from a CDN */
-export function docsRoutes() {
+export function docsRoutes(timeZone: string) {
   const hide = { detail: { hide: true } };
   return new Elysia({ name: "docs" })
     .use(
       swagger({
         path: "/docs",
         specPath: "/docs/json",
-        documentation: DOCUMENT,
+        documentation: { ...DOCUMENT, info: { ...DOCUMENT.info, description: describe(timeZone) } },
         exclude: ["/docs", "/docs/json"],
       }),
     )
@@ -58,11 +58,13 @@ export function docsRoutes() {
     );
 }
 
+const describe = (timeZone: string) =>
+  `Every order of the queue is counted exactly once. Amounts are exact to the cent. Days are those of the time zone ${timeZone}.`;
+
 const DOCUMENT = {
   info: {
     title: "Order statistics API",
     version: "1.0.0",
-    description: "Every order of the queue is counted exactly once. Amounts are exact to the cent. Days are in UTC.",
   },
   tags: [
     { name: "stats", description: "Overall and daily totals" },

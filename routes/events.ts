@@ -90,7 +90,7 @@ const eventsDetail = operation("stats", "Live totals as server-sent events", {
     "event has the missed samples of the last five minutes. A client that does not keep up is disconnected.",
   contentType: "text/event-stream",
   response: Text(
-    'id: 1734084000000\ndata: {"as_of":"2024-12-13T10:00:00.000Z","total_orders":100,"total_revenue":15750.5,…}\n\n',
+    'id: 1734084000000\ndata: {"as_of":"2024-12-13T10:00:00.000Z","time_zone":"UTC","today":"2024-12-13","total_orders":100,"total_revenue":15750.5,…}\n\n',
   ),
   problems: [503],
 });

@@ -3,6 +3,7 @@ import { messageOf } from "../errors.ts";
 import type { Queue } from "../queue/queue.ts";
 import { withoutDetails } from "../queue/request.ts";
 import type { DataLoss } from "../store/data-loss.ts";
+import { todayIn } from "../store/periods.ts";
 import type { Reads } from "../store/single-flight.ts";
 import { NO_ORDERS, OUTCOMES, type Outcome, type Store, type Totals } from "../store/store.ts";
 import type { WorkerStatus } from "../worker-status.ts";
@@ -11,6 +12,7 @@ import { PROBE_DEADLINE_MS } from "./health.ts";
 
 export interface LiveDeps {
   store: Pick<Store, "check">;
+  timeZone: string;
   dataLoss: DataLoss;
   reads: Pick<Reads, "global">;
   depth: Queue["depth"];
@@ -25,6 +27,9 @@ export type Live = ReturnType<typeof startLive>;
 /** The data of an event: the complete state, and the samples that are new to the subscriber. */
 export interface State {
   as_of: string;
+  /** IANA name of the time zone whose days are counted, and the current date in it. */
+  time_zone: string;
+  today: string;
   total_orders: number;
   total_revenue: number;
   /** Orders counted by all processes, averaged over the last ten seconds; null while unknown. */
@@ -55,7 +60,7 @@ const DEPTH_MS = 2_000;
  *
  * @returns `subscribe`, `stop`, and `drainSeconds`: the seconds until the queue is empty
  */
-export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: LiveDeps) {
+export function startLive({ store, timeZone, dataLoss, reads, depth, workers, outcomes }: LiveDeps) {
   const history = createHistory();
   const subscribers = new Set<Subscriber>();
   const cachedDepth = cachedFor(DEPTH_MS, () => depth(PROBE_DEADLINE_MS));
@@ -110,6 +115,8 @@ export function startLive({ store, dataLoss, reads, depth, workers, outcomes }: 
       return null;
     });
     const state = {
+      time_zone: timeZone,
+      today: todayIn(timeZone),
       total_orders: totals.orders,
       total_revenue: toAmount(totals.cents),
       orders_per_second: history.perSecond("orders") ?? null,

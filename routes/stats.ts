@@ -65,7 +65,7 @@ const globalDetail = operation("stats", "Total number of orders and revenue", {
 });
 const dailyDetail = operation("stats", "Orders and revenue by day", {
   name: "DailyStats",
-  description: `Includes days without orders. The day of an order is the UTC date of its \`order_timestamp\`. ${AS_CSV}`,
+  description: `Includes days without orders. The day of an order is the date of its \`order_timestamp\` in the time zone of the program. ${AS_CSV}`,
   response: Daily,
   csv: DailyTotals,
   problems: [422, 503],

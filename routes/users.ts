@@ -1,6 +1,6 @@
 import { Elysia, t } from "elysia";
 import Type, { type Static } from "typebox";
-import { dayOf, describePeriod, leaderboardOf, leaderboardOn, PERIODS, type Period } from "../store/periods.ts";
+import { describePeriod, leaderboardOf, leaderboardOn, PERIODS, type Period, todayIn } from "../store/periods.ts";
 import type { Reads } from "../store/single-flight.ts";
 import type { FullStore, UserTotals } from "../store/store.ts";
 import { toAmount } from "./amount.ts";
@@ -16,14 +16,27 @@ const DATE_FORMS = PERIODS.map((period) => `${period}: ${describePeriod(period).
 const periodParameter = t.UnionEnum(PERIODS, {
   error: () => `period must be ${PERIOD_CHOICE}`,
   default: undefined,
-  description: `${PERIOD_NAMES}, in UTC`,
+  description: `${PERIOD_NAMES}, in the time zone of the program`,
 });
 const dateParameter = t.Optional(t.String({ description: `${DATE_FORMS}. Default: the current date` }));
 const optionalPeriod = { period: t.Optional(periodParameter), date: dateParameter };
 
+interface UserDeps {
+  reads: Reads;
+  store: FullStore;
+  timeZone: string;
+}
+
 /** @returns the routes of users and leaderboards */
-export function userRoutes({ reads, store }: { reads: Reads; store: FullStore }) {
+export function userRoutes({ reads, store, timeZone }: UserDeps) {
   const streamUsers = createUserStreams(store);
+
+  /** @returns the name of the leaderboard of a period, by default the current one. Throws a `Problem` with status 422 for a wrong date */
+  function findLeaderboard(period: Period, date: string | undefined): string {
+    const board = date === undefined ? leaderboardOn(period, todayIn(timeZone)) : leaderboardOf(period, date);
+    if (board) return board;
+    throw new Problem(422, `With period=${period}, date must be ${describePeriod(period).form}: got "${date}"`);
+  }
 
   async function userStats(id: string, url: string, { period, date }: { period?: Period; date?: string }) {
     const userId = decodeId(id, url);
@@ -79,13 +92,6 @@ export function userRoutes({ reads, store }: { reads: Reads; store: FullStore })
       query: t.Object({ format: formatParameter("ndjson", "csv") }),
       detail: listDetail,
     });
-}
-
-/** @returns the name of the leaderboard of a period, by default the current one. Throws a `Problem` with status 422 for a wrong date */
-function findLeaderboard(period: Period, date: string | undefined): string {
-  const board = date === undefined ? leaderboardOn(period, dayOf(Date.now())) : leaderboardOf(period, date);
-  if (board) return board;
-  throw new Problem(422, `With period=${period}, date must be ${describePeriod(period).form}: got "${date}"`);
 }
 
 const dateOf = (leaderboard: string) => leaderboard.slice(2);

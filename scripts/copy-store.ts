@@ -50,7 +50,7 @@ async function run(options: Values<typeof OPTIONS>, { env, progress, printToStde
   if (address.kind === "sqlite") throw new Error("The target must be a Redis or a Redis Cluster");
   if ((await source.days()).length === 0)
     throw new Error("The source contains no orders: check DATA_DIR and REDIS_URL");
-  const target = await openRedisImport(address);
+  const target = await openRedisImport(address, await source.timeZone());
   try {
     await source.closeForCopy();
     await printToStderr("The source is closed: processes leave orders in the queue until they use the target");

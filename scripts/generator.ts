@@ -10,9 +10,11 @@ export interface GeneratorOptions {
   mismatch: number;
   invalid: number;
   duplicates: number;
-  /** Number of UTC days the orders fall on. The last is the day of `nowMs`, up to `nowMs`. */
+  /** Number of days the orders fall on. The last is the day of `nowMs`, up to `nowMs`. */
   days: number;
   nowMs: number;
+  /** IANA name of the time zone of the days. Default: UTC. */
+  timeZone?: string;
   /** ON_VALUE_MISMATCH of the program. */
   onValueMismatch: "correct" | "reject";
   /** Changes only the bodies. */
@@ -25,7 +27,7 @@ export interface GeneratedMessage {
   expected: "counted" | "corrected" | "duplicate" | "rejected";
   orderId: string;
   userId: string;
-  /** UTC, YYYY-MM-DD. */
+  /** YYYY-MM-DD. */
   day: string;
   cents: number;
 }
@@ -102,14 +104,15 @@ function drawOrder(draw: Draw, options: GeneratorOptions, mismatched: boolean, n
   return { order, day, totalCents, declaredCents };
 }
 
-/** The UTC day is drawn before the time, so that it need not be computed from a timestamp with an offset. */
-function drawTime(draw: Draw, { days, nowMs }: GeneratorOptions): { day: string; timestamp: string } {
-  const todayMs = nowMs - (nowMs % DAY_MS);
+/** The day is found by `Temporal`: it does not depend on the program's arithmetic. */
+function drawTime(draw: Draw, { days, nowMs, timeZone = "UTC" }: GeneratorOptions): { day: string; timestamp: string } {
+  const zonedAt = (ms: number) => Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(timeZone);
+  const todayMs = zonedAt(nowMs).startOfDay().epochMilliseconds;
   const dayMs = todayMs - draw.below(days) * DAY_MS;
   const atMs = dayMs + draw.below(dayMs === todayMs ? nowMs - todayMs + 1 : DAY_MS);
   const [zone, minutes] = draw.chance(15) ? draw.pick(Object.entries(ZONES)) : ["Z", 0];
   const local = new Date(atMs + minutes * 60_000).toISOString().slice(0, draw.chance(20) ? 23 : 19);
-  return { day: new Date(dayMs).toISOString().slice(0, 10), timestamp: local + zone };
+  return { day: zonedAt(atMs).toPlainDate().toString(), timestamp: local + zone };
 }
 
 /** Prices are integers of 1/10000, and so is their sum: the expected total does not depend on the program's arithmetic. */

@@ -2,11 +2,13 @@
 
 import { fstatSync, statSync } from "node:fs";
 import { ConfigError, readConfig } from "../config.ts";
-import { type OnValueMismatch, validateOrder } from "../consumer/order.ts";
+import { type ValidationResult, validateOrder } from "../consumer/order.ts";
+import { createOffsetAt } from "../consumer/time-zone.ts";
 import { messageOf } from "../errors.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
 import { MAX_MESSAGE_BYTES } from "../queue/send.ts";
+import { todayIn } from "../store/periods.ts";
 import { digestOf, LONGEST_WINDOW_SECONDS } from "../store/store.ts";
 import { formatNumber, pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand, UsageError, type Values } from "./cli.ts";
@@ -51,7 +53,7 @@ each other, or an order with its items as JSON in the column "items". Other colu
 It is safe to run again: an order that was counted is a duplicate for as long as the program remembers its id (README,
 "marker window"). After that it is counted again. --dry-run finds the copies within the files, not what was counted
 before; it keeps every order id in memory, about 200 MB for a million orders. The queue is found by the environment
-variables of the program, and ON_VALUE_MISMATCH applies.`,
+variables of the program, and ON_VALUE_MISMATCH, ON_IMPLAUSIBLE_DATE and TIME_ZONE apply.`,
   examples: [
     "bun scripts/import.ts 2023.jsonl.gz 2024.jsonl.gz --dry-run",
     "bun scripts/import.ts shop.csv --map order_id=OrderNumber,user_id=Customer --rejects rejects.jsonl",
@@ -81,7 +83,7 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const { env, signal, positionals: paths, printToStderr, progress } = context;
   const files = findFiles(paths, options.format);
   const columnOf = readColumns(options.map);
-  const { queue: config, consumer } = readConfig(env);
+  const { queue: config, consumer, timeZone } = readConfig(env);
   const rejects = openRejects(options.rejects);
   const queue = options["dry-run"] ? undefined : await openConfiguredQueue(config);
   await printToStderr(`${queue ? `Sending to ${queue.address.url}` : "Reading"}: ${paths.join(", ")}`);
@@ -90,10 +92,16 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   const { limit = Number.POSITIVE_INFINITY } = options;
   const rate = queue ? options.rate : 0;
   const startedMs = performance.now();
-  const job = createJob({ ...consumer, queue, columnOf, rejects, onProgress, signal, limit, rate });
+  const offsetAt = createOffsetAt(timeZone);
+  function validateBody(body: string) {
+    const dates = { nowMs: Date.now(), onImplausibleDate: consumer.onImplausibleDate };
+    return validateOrder(body, consumer.onValueMismatch, { offsetAt, dates });
+  }
+  const job = createJob({ validateBody, queue, columnOf, rejects, onProgress, signal, limit, rate });
   for (const file of files) if (!job.isStopped()) await job.importFile(file);
   queue?.close();
-  return report(files, { ...job.done, queue, rejects, signal, seconds: (performance.now() - startedMs) / 1000 });
+  const seconds = (performance.now() - startedMs) / 1000;
+  return report(files, { ...job.done, queue, rejects, signal, seconds, today: todayIn(timeZone) });
 }
 
 /** @throws an Error with the problem of each file, before anything is sent */
@@ -132,7 +140,8 @@ function readColumns(pairs: string[] = []) {
 interface JobOptions {
   /** Undefined in a dry run. */
   queue: Queue | undefined;
-  onValueMismatch: OnValueMismatch;
+  /** As the consumer does. */
+  validateBody(body: string): ValidationResult;
   columnOf: ReadonlyMap<string, string>;
   rejects: ReturnType<typeof openRejects>;
   rate: number;
@@ -189,7 +198,7 @@ function createJob({ queue, columnOf, rejects, limit, signal, onProgress, ...opt
 
   /** @returns undefined for a reject */
   function toMessage(order: FileOrder, file: File): GeneratedMessage | undefined {
-    const { body, result } = validate(order, options.onValueMismatch, queue?.address.maxBytes);
+    const { body, result } = validate(order, options.validateBody, queue?.address.maxBytes);
     if (result.outcome === "rejected") {
       file.totals.rejected++;
       rejects.add({ file: file.path, line: order.line, reason: result.reason, errors: result.errors, body });
@@ -224,15 +233,19 @@ function createJob({ queue, columnOf, rejects, limit, signal, onProgress, ...opt
 }
 
 /** @returns the body to send, which may be that of a dead letter, and what the consumer will do with it */
-function validate({ body: text, problem }: FileOrder, mode: OnValueMismatch, maxBytes = MAX_MESSAGE_BYTES) {
+function validate(
+  { body: text, problem }: FileOrder,
+  validateBody: JobOptions["validateBody"],
+  maxBytes = MAX_MESSAGE_BYTES,
+) {
   const reject = (body: string, problem: Problem) => ({ body, result: { outcome: "rejected" as const, ...problem } });
   if (problem) return reject(text, problem);
-  const result = validateOrder(text, mode);
+  const result = validateBody(text);
   const inner = result.outcome === "rejected" ? bodyOfDeadLetter(text) : undefined;
   const body = inner ?? text;
   const bytes = Buffer.byteLength(body);
   if (bytes > maxBytes) return reject(body, tooLarge(bytes, maxBytes));
-  return { body, result: inner === undefined ? result : validateOrder(inner, mode) };
+  return { body, result: inner === undefined ? result : validateBody(inner) };
 }
 
 /** @returns the body in a line of `redrive file` or --rejects, as text or as JSON; undefined for any other line */
@@ -246,10 +259,10 @@ function bodyOfDeadLetter(line: string): string | undefined {
   }
 }
 
-type Outcome = Done & Pick<JobOptions, "queue" | "rejects" | "signal"> & { seconds: number };
+type Outcome = Done & Pick<JobOptions, "queue" | "rejects" | "signal"> & { seconds: number; today: string };
 
 function report(files: File[], outcome: Outcome): CommandResult {
-  const { queue, rejects, signal, seconds, sent, oldestDay, failure, stoppedIn } = outcome;
+  const { queue, rejects, signal, seconds, today, sent, oldestDay, failure, stoppedIn } = outcome;
   const all = totalsOf([]);
   for (const { totals } of files) for (const key of Object.keys(all) as (keyof Totals)[]) all[key] += totals[key];
   const lines = [
@@ -259,7 +272,7 @@ function report(files: File[], outcome: Outcome): CommandResult {
     ...describeGrowth(all).table.slice(0, queue ? 3 : 4),
     ...(files.length > 1 ? files.map(summaryOf) : []),
   ];
-  if (oldestDay) lines.push(describeAge(oldestDay, queue));
+  if (oldestDay) lines.push(describeAge(oldestDay, today, queue));
   if (stoppedIn) {
     const again = "run the same command again, and what was sent before is a duplicate";
     lines.push(`Stopped after line ${stoppedIn.line} of ${stoppedIn.path}: ${again}`);
@@ -289,8 +302,8 @@ function summaryOf({ path, totals: { counted, corrected, cents, rejected, duplic
 }
 
 /** @returns the age of the oldest order, and of a queue for how long a copy is not counted */
-function describeAge(day: string, queue: Queue | undefined): string {
-  const days = Math.max(0, Math.floor((Date.now() - Date.parse(day)) / DAY_SECONDS / 1000));
+function describeAge(day: string, today: string, queue: Queue | undefined): string {
+  const days = Math.max(0, (Date.parse(today) - Date.parse(day)) / DAY_SECONDS / 1000);
   const age = `The oldest order is of ${day}, ${pluralize(days, "day")} ago.`;
   if (!queue) return age;
   const window = Math.floor((queue.address.copyLifetimeSeconds ?? LONGEST_WINDOW_SECONDS) / DAY_SECONDS);

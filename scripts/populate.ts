@@ -22,7 +22,7 @@ const OPTIONS = {
   mismatch: { ...PERCENT, help: "% whose order_value is not the total of the items" },
   invalid: { ...PERCENT, help: "% that are not valid orders" },
   duplicates: { ...PERCENT, help: "% that are copies of an order sent before" },
-  days: { type: "integer", max: 3_650, default: 1, help: "UTC days to spread the orders over, ending today" },
+  days: { type: "integer", max: 3_650, default: 1, help: "days in TIME_ZONE to spread the orders over, ending today" },
   envelope: { type: ENVELOPE_OPTIONS, help: "sns, eventbridge, sns+eventbridge, or mixed: each and none in turn" },
   seed: { type: "integer", min: 0, max: 2 ** 32 - 1, help: "seed of the random generator; random if not given" },
 } as const;
@@ -32,7 +32,7 @@ const populate = createCommand({
     "Sends generated orders to the queue that `bun run start` reads, and prints what they add to the totals.",
   usage: "bun scripts/populate.ts [options]",
   options: OPTIONS,
-  notes: `The same seed, options and UTC day generate the same order ids: sent again, the orders count as duplicates. Percentages
+  notes: `The same seed, options and day generate the same order ids: sent again, the orders count as duplicates. Percentages
 are of all messages, drawn for each message. The queue is found by the environment variables of the program.`,
   examples: [
     "bun scripts/populate.ts --orders 5000 --days 30",
@@ -50,11 +50,12 @@ async function run(options: Values<typeof OPTIONS>, context: Context): Promise<C
   if (percent > 100) throw new UsageError([`--mismatch, --invalid and --duplicates add up to ${percent}: at most 100`]);
   if (env.NODE_ENV === "production")
     throw new Error("NODE_ENV=production: generated orders would be counted as real ones");
-  const { queue: config, consumer } = readConfig(env);
+  const { queue: config, consumer, timeZone } = readConfig(env);
   const queue = await openConfiguredQueue(config);
   const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
   await printToStderr(`Sending ${pluralize(options.orders, "message")} to ${queue.address.url}, seed ${seed}`);
-  const messages = generate({ ...options, seed, nowMs: Date.now(), onValueMismatch: consumer.onValueMismatch });
+  const { onValueMismatch } = consumer;
+  const messages = generate({ ...options, seed, nowMs: Date.now(), timeZone, onValueMismatch });
   const result = await sendMessages(queue, messages, options, signal, progress(options.orders, "message"));
   queue.close();
   return report(result, options.orders, seed);

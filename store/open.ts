@@ -5,6 +5,11 @@ import type { FullStore } from "./store.ts";
 export type StoreAddress = ({ kind: "sqlite"; path: string } | ({ kind: "redis" | "cluster" } & RedisAddress)) & {
   /** How long an order id must be remembered, seconds. Default: `LONGEST_WINDOW_SECONDS`. */
   windowSeconds?: number;
+  /**
+   * IANA name of the time zone whose days are counted. An empty store is begun with it, and a store that was begun with another
+   * does not open. Absent: the store opens, and counts orders only if its days are those of `DEFAULT_TIME_ZONE`.
+   */
+  timeZone?: string;
 };
 
 /**
@@ -12,8 +17,9 @@ export type StoreAddress = ({ kind: "sqlite"; path: string } | ({ kind: "redis" 
  *
  * @throws an Error whose message an operator can act on if the store cannot be reached
  */
-export async function openStore({ windowSeconds, ...address }: StoreAddress): Promise<FullStore> {
+export async function openStore({ windowSeconds, timeZone, ...address }: StoreAddress): Promise<FullStore> {
   // Load only the implementation that is used: ioredis alone takes a tenth of the startup time.
-  if (address.kind === "sqlite") return (await import("./sqlite.ts")).openSqliteStore(address.path, windowSeconds);
-  return await (await import("./redis.ts")).openRedisStore(address, windowSeconds);
+  if (address.kind === "sqlite")
+    return (await import("./sqlite.ts")).openSqliteStore(address.path, windowSeconds, timeZone);
+  return await (await import("./redis.ts")).openRedisStore(address, windowSeconds, timeZone);
 }

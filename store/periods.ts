@@ -8,7 +8,7 @@ interface Definition {
   parse(text: string): string | undefined;
 }
 
-/** The periods of leaderboards, in UTC. A new period needs only another entry here. */
+/** The periods of leaderboards. A new period needs only another entry here. */
 const DEFINITIONS = {
   d: {
     name: "day",
@@ -61,6 +61,9 @@ export function daysBetween(from: string, to: string): string[] {
 
 /** @returns the UTC date of a time in ms since the epoch, `YYYY-MM-DD` */
 export const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+
+/** @returns the current date in a time zone, `YYYY-MM-DD` */
+export const todayIn = (timeZone: string) => Temporal.Now.plainDateISO(timeZone).toString();
 
 /** @returns `YYYY-Www`. A week belongs to the year of its Thursday (ISO 8601) */
 function isoWeekOf(day: string): string {

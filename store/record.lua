@@ -8,6 +8,7 @@
 -- ARGV[6]  JSON array: for each day of the batch its leaderboards, the day itself first
 -- ARGV[7]  JSON array: for each order (at most 1000) its user id, its cents and the index of its day, starting at 1
 -- ARGV[8]  the markers of the orders, 12 bytes each
+-- ARGV[9]  time zone of the days
 -- Returns  one digit per order: 1 recorded, 0 duplicate, 2 refused because the key of its user holds data of another program
 --
 -- Without orders, changes no order data but checks permissions, types of keys, room for one more order, and that Redis
@@ -15,7 +16,7 @@
 local call, format, match = redis.call, string.format, string.match
 local prefix, window_seconds = ARGV[1], tonumber(ARGV[2])
 local max_total_cents, max_order_cents, MAX_TOP = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local day_boards, rows, markers = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), ARGV[8]
+local day_boards, rows, markers, time_zone = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), ARGV[8], ARGV[9]
 local keys = { -- names as in redis-keys.ts
   global = KEYS[1],
   user = function(user) return prefix .. "user:" .. user end,
@@ -64,7 +65,7 @@ local totals = call("HMGET", keys.global, "total_orders", "total_revenue")
 local total_orders, revenue = tonumber(totals[1] or 0), cents_of(totals[2])
 if not total_orders or not revenue then error("ERR " .. keys.global .. " does not hold a count and an amount: restore it") end
 
-local stored = call("HMGET", keys.store, "generations", "window_seconds", "closed", "seen_at")
+local stored = call("HMGET", keys.store, "generations", "window_seconds", "closed", "seen_at", "time_zone")
 if stored[3] then error("ERR the store is closed: " .. stored[3]) end
 window_seconds = math.max(window_seconds, tonumber(stored[2] or 0))
 
@@ -90,6 +91,10 @@ if shifted then for _, g in ipairs(generations) do g.at = g.at + gap end end
 local current = generations[#generations]
 if current and not (totals[1] and totals[2]) then
   error("ERR " .. keys.global .. " is lost: `bun scripts/audit.ts --repair` restores it from the days")
+end
+local stored_zone = stored[5] or current and "UTC" or time_zone
+if stored_zone ~= time_zone then
+  error("ERR the store was begun with TIME_ZONE=" .. stored_zone .. ", this program has TIME_ZONE=" .. time_zone .. ": restart it with the former")
 end
 if not current and (totals[1] or call("EXISTS", keys.days) == 1) then
   error("ERR " .. keys.store .. ", without which counted orders are not recognized, is lost: restore it, or begin with an empty Redis")
@@ -264,6 +269,7 @@ if opened or expired or shifted then
   call("HSET", keys.store, "generations", table.concat(texts, " "))
 end
 if not stored[4] or math.abs(gap) > SEEN_EVERY_SECONDS then call("HSET", keys.store, "seen_at", now) end
+if not stored[5] then call("HSET", keys.store, "time_zone", time_zone) end
 if window_seconds > tonumber(stored[2] or 0) then call("HSET", keys.store, "window_seconds", window_seconds) end
 
 for _, marker in ipairs(new_markers) do call("HSET", hash_of(current, marker), marker, "") end

@@ -1,5 +1,5 @@
 import type { ChainableCommander } from "ioredis";
-import { prefixOf } from "./redis.ts";
+import { beginTimeZone, prefixOf } from "./redis.ts";
 import { connectRedis, type RedisAddress } from "./redis-connection.ts";
 import { hashOf, parseGenerations, redisKeys } from "./redis-keys.ts";
 import { allOf, decimalOf, findForeignUserKeys } from "./redis-values.ts";
@@ -23,9 +23,10 @@ export type RedisImport = Awaited<ReturnType<typeof openRedisImport>>;
  * Opens an empty Redis as the target of a copy. The target stays closed until `finish`, so that no process records orders there.
  * All functions write absolute values, so a copy that was killed can be started again.
  *
- * @throws an Error if the target contains orders, other than those of an unfinished copy
+ * @param timeZone of the source
+ * @throws an Error if the target contains orders, other than those of an unfinished copy, or was begun with another time zone
  */
-export async function openRedisImport(address: RedisAddress) {
+export async function openRedisImport(address: RedisAddress, timeZone: string) {
   const redis = await connectRedis(address);
   const keys = redisKeys(prefixOf(redis, address.keyPrefix));
   const execute = async <T>(fill: (pipeline: ChainableCommander) => void) => {
@@ -42,12 +43,15 @@ export async function openRedisImport(address: RedisAddress) {
   const isNew = await redis.hsetnx(keys.store, "closed", UNFINISHED);
   const isUsed = (await redis.exists(keys.global, keys.days)) + (await redis.hexists(keys.store, "generations")) > 0;
   const isUnfinished = !isNew && (await redis.hget(keys.store, "closed")) === UNFINISHED;
-  if (isUsed && !isUnfinished) {
+  const begunWith = isUsed && !isUnfinished ? undefined : await beginTimeZone(redis, keys, timeZone);
+  const reason =
+    begunWith === undefined
+      ? "The target contains orders. If a copy into it was completed, use it; otherwise"
+      : begunWith !== timeZone && `The target was begun with TIME_ZONE=${begunWith}, the source with ${timeZone}:`;
+  if (reason) {
     if (isNew) await redis.hdel(keys.store, "closed");
     redis.disconnect();
-    throw new Error(
-      "The target contains orders. If a copy into it was completed, use it; otherwise name an empty Redis, or another --prefix",
-    );
+    throw new Error(`${reason} name an empty Redis, or another --prefix`);
   }
   const id = crypto.randomUUID();
 

@@ -5,7 +5,7 @@
  * | --- | --- | --- |
  * | `global:stats` | hash | `total_orders`, `total_revenue` in decimal; public |
  * | `user:{id}` | hash | `order_count`, `total_spend` in decimal; public |
- * | `orders:store` | hash | `generations` of markers, `window_seconds`, `seen_at` (last batch, to the hour), and `closed` during and after a copy to another store |
+ * | `orders:store` | hash | `generations` of markers, `window_seconds`, `time_zone` of the days, `seen_at` (last batch, to the hour), and `closed` during and after a copy to another store |
  * | `orders:ids:{generation}:{hash}` | hash | markers: 12 bytes of an order id's SHA-256 -> "" |
  * | `orders:days` | hash | `d:YYYY-MM-DD` -> "orders cents" |
  * | `orders:users` | list | every user id once |

@@ -23,11 +23,12 @@ interface RecorderDeps {
   redis: Connection;
   keys: RedisKeys;
   windowSeconds: number;
+  timeZone: string;
   waitReplicas: number;
 }
 
 /** @returns the functions of the store that run record.lua: `record`, and `checkDays`, which runs it without orders */
-export function createRecorder({ redis, keys, windowSeconds, waitReplicas }: RecorderDeps) {
+export function createRecorder({ redis, keys, windowSeconds, timeZone, waitReplicas }: RecorderDeps) {
   const script = createRunScript(redis, keys, waitReplicas);
   const runScript = (args: RecordArgs) =>
     script(args).catch((error) => {
@@ -41,7 +42,7 @@ export function createRecorder({ redis, keys, windowSeconds, waitReplicas }: Rec
     const rows = orders.flatMap(({ userId, cents, day }) => [userId, cents, days.indexOf(day) + 1]);
     const markers = Buffer.concat(orders.map(({ id }) => digestOf(id)));
     const boards = JSON.stringify(days.map(leaderboardsOf));
-    const digits = await runScript([...fixedArgs, boards, JSON.stringify(rows), markers]);
+    const digits = await runScript([...fixedArgs, boards, JSON.stringify(rows), markers, timeZone]);
     // Messages are deleted by these results, so do not accept anything but one known digit per order.
     if (digits.length !== orders.length || !/^[012]*$/.test(digits))
       throw new Error(`Redis returned ${JSON.stringify(digits.slice(0, 40))} for ${orders.length} orders`);
@@ -51,7 +52,7 @@ export function createRecorder({ redis, keys, windowSeconds, waitReplicas }: Rec
   /** PING is not enough: it succeeds on a replica, with a full memory, with a failed disk and without permissions. */
   async function checkDays(days: readonly string[]) {
     const boards = JSON.stringify(days.map(leaderboardsOf));
-    await runScript([...fixedArgs, boards, "[]", ""]);
+    await runScript([...fixedArgs, boards, "[]", "", timeZone]);
   }
 
   return { record, checkDays };

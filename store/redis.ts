@@ -1,20 +1,22 @@
 import calculateSlot from "cluster-key-slot";
 import { Cluster, type Redis, type Result } from "ioredis";
-import { dayOf } from "./periods.ts";
+import { todayIn } from "./periods.ts";
 import { toLines, toRecent } from "./recent-lines.ts";
 import { type Connection, connectRedis, mastersOf, type RedisAddress, redisWarnings } from "./redis-connection.ts";
 import { createFullAccess, readGenerations } from "./redis-full-access.ts";
 import { createRedisHistory } from "./redis-history.ts";
-import { hashOf, redisKeys } from "./redis-keys.ts";
+import { hashOf, type RedisKeys, redisKeys } from "./redis-keys.ts";
 import { createRecorder } from "./redis-record.ts";
 import { checkType, foreignKey, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
 import {
   bySpend,
+  DEFAULT_TIME_ZONE,
   digestOf,
   type FullStore,
   LONGEST_WINDOW_SECONDS,
   MAX_RECENT,
   MAX_TOP,
+  otherTimeZone,
   type RecentOrder,
   type Totals,
   type UserTotals,
@@ -42,21 +44,25 @@ export function prefixOf(redis: Connection, keyPrefix: string | undefined): stri
  * Opens the store on a single Redis or a Redis Cluster. Calls reject at once while Redis is unavailable.
  *
  * @param windowSeconds how long an order id must be remembered. If the store was opened with a longer time before, that applies
+ * @param timeZone as in `StoreAddress`
  * @throws an Error whose message an operator can act on if Redis cannot be reached
  */
 export async function openRedisStore(
   address: RedisAddress,
   windowSeconds = LONGEST_WINDOW_SECONDS,
+  timeZone?: string,
 ): Promise<FullStore> {
   const redis = await connectRedis(address);
   redis.defineCommand("usersPage", { lua: usersScript, numberOfKeys: 1, readOnly: true });
   redis.defineCommand("topUsers", { lua: topScript, numberOfKeys: 2, readOnly: true });
   const keys = redisKeys(prefixOf(redis, address.keyPrefix));
+  if (timeZone !== undefined) await keepTimeZone(redis, keys, timeZone);
   const { waitReplicas = 0 } = address;
-  const { record, checkDays } = createRecorder({ redis, keys, windowSeconds, waitReplicas });
+  const countedZone = timeZone ?? DEFAULT_TIME_ZONE;
+  const { record, checkDays } = createRecorder({ redis, keys, windowSeconds, timeZone: countedZone, waitReplicas });
   const fullAccess = createFullAccess(redis, keys);
 
-  const check = () => checkDays([dayOf(Date.now())]);
+  const check = () => checkDays([todayIn(countedZone)]);
 
   async function checkThoroughly() {
     await check();
@@ -152,10 +158,33 @@ export async function openRedisStore(
   const close = async () => redis.disconnect();
   return {
     ...{ record, check, checkThoroughly, close, configurationWarnings, evictedKeys, markerWindowSeconds },
+    timeZone: async () => (await readTimeZone(redis, keys)) ?? DEFAULT_TIME_ZONE,
     ...{ global, user, userOn, top, daily, isCounted, addRecent, recent },
     ...createRedisHistory(redis, keys, async () => Date.now() - (await markerWindowSeconds()) * 1000),
     ...fullAccess,
   };
+}
+
+/** @returns the time zone that the store was begun with; undefined for an empty store that was not */
+async function readTimeZone(redis: Connection, keys: RedisKeys): Promise<string | undefined> {
+  const [timeZone, generations] = await redis.hmget(keys.store, "time_zone", "generations");
+  return timeZone ?? (generations ? DEFAULT_TIME_ZONE : undefined);
+}
+
+/** Begins an empty store with a time zone. @returns the time zone that the store was begun with, now or before */
+export async function beginTimeZone(redis: Connection, keys: RedisKeys, timeZone: string): Promise<string> {
+  // Of two programs that open an empty store at once, the first one decides.
+  if (!(await readTimeZone(redis, keys))) await redis.hsetnx(keys.store, "time_zone", timeZone);
+  return (await readTimeZone(redis, keys)) ?? timeZone;
+}
+
+/** Begins an empty store with the time zone. @throws an Error if the store was begun with another one */
+async function keepTimeZone(redis: Connection, keys: RedisKeys, timeZone: string) {
+  // What Redis refuses now is reported by `check`, and record.lua compares the time zones as well.
+  const stored = await beginTimeZone(redis, keys, timeZone).catch(() => timeZone);
+  if (stored === timeZone) return;
+  redis.disconnect();
+  throw new Error(`Cannot open the store: ${otherTimeZone(stored, timeZone)}`);
 }
 
 /** @returns the master that has the key; undefined while the cluster has none for it */

@@ -1,6 +1,6 @@
 -- Amounts are integer cents. Leaderboard names begin with their period: d:2024-12-13, w:2024-W50, m:2024-12, y:2024.
 
-CREATE TABLE IF NOT EXISTS settings (         -- window_seconds, and `closed` during and after a copy to another store
+CREATE TABLE IF NOT EXISTS settings (         -- window_seconds, time_zone, and `closed` during and after a copy to another store
   name TEXT PRIMARY KEY,
   value ANY NOT NULL
 ) WITHOUT ROWID, STRICT;

@@ -8,6 +8,7 @@ import { createFullAccess } from "./sqlite-full-access.ts";
 import { createSqliteHistory } from "./sqlite-history.ts";
 import { createRecordBatch, OVERALL } from "./sqlite-record.ts";
 import {
+  DEFAULT_TIME_ZONE,
   digestOf,
   type FullStore,
   LONGEST_WINDOW_SECONDS,
@@ -16,6 +17,7 @@ import {
   MAX_TOTAL_CENTS,
   NO_ORDERS,
   type Order,
+  otherTimeZone,
   type RecentOrder,
   type Recorded,
   type Totals,
@@ -45,10 +47,11 @@ const WAL_PAUSE_MS = 200;
  * Opens the embedded store: one SQLite file that threads and processes can share.
  *
  * @param windowSeconds how long an order id must be remembered. If the store was opened with a longer time before, that applies
+ * @param timeZone as in `StoreAddress`
  * @throws an Error whose message an operator can act on if the file cannot be opened
  */
-export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SECONDS): FullStore {
-  const db = openDatabase(path);
+export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SECONDS, timeZone?: string): FullStore {
+  const db = openDatabase(path, timeZone);
   const file = statSync(path).ino;
   const prepare = <Row, Args extends SQLQueryBindings[]>(sql: string) => db.prepare<Row, Args>(sql);
 
@@ -73,6 +76,7 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
       throw new Error("it was deleted or replaced while the program runs. Put it back, or restart the program");
     const closed = setting.get("closed")?.value;
     if (closed) throw new Error(`the store is closed: ${closed}`);
+    checkTimeZone(db, timeZone ?? DEFAULT_TIME_ZONE);
     const { orders } = readTotal();
     if (orders > 0 && generations.all().length === 0)
       throw new Error("the markers of counted orders are lost: restore the file, or begin with an empty one");
@@ -178,6 +182,7 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
     top: async (leaderboard, n) => topOf.all(leaderboard, n),
     daily: async (days) => days.map((day) => total.get(day) ?? NO_ORDERS),
     markerWindowSeconds: async () => window(),
+    timeZone: async () => readTimeZone(db),
     configurationWarnings: async () => [],
     evictedKeys: async () => undefined,
     close: async () => db.close(),
@@ -189,7 +194,25 @@ export function openSqliteStore(path: string, windowSeconds = LONGEST_WINDOW_SEC
 const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 const codeOf = (error: unknown) => (error as { code?: string }).code;
 
-function openDatabase(path: string): Database {
+const readTimeZone = (db: Database) =>
+  db.query<{ value: string }, []>("SELECT value FROM settings WHERE name = 'time_zone'").get()?.value ??
+  DEFAULT_TIME_ZONE;
+
+function checkTimeZone(db: Database, timeZone: string) {
+  const stored = readTimeZone(db);
+  if (stored !== timeZone) throw new Error(otherTimeZone(stored, timeZone));
+}
+
+/** Begins an empty store with the time zone. In one statement: of two programs that open an empty file, the first one decides. */
+function keepTimeZone(db: Database, timeZone: string) {
+  db.run("INSERT OR IGNORE INTO settings SELECT 'time_zone', iif(EXISTS (SELECT 1 FROM generations), ?, ?)", [
+    DEFAULT_TIME_ZONE,
+    timeZone,
+  ]);
+  checkTimeZone(db, timeZone);
+}
+
+function openDatabase(path: string, timeZone: string | undefined): Database {
   try {
     mkdirSync(dirname(path), { recursive: true });
     const db = new Database(path, { create: true, strict: true });
@@ -209,6 +232,7 @@ function openDatabase(path: string): Database {
       db.run(schema);
       db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     }).immediate();
+    if (timeZone !== undefined) keepTimeZone(db, timeZone);
     db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
     return db;
   } catch (error) {

@@ -6,7 +6,7 @@ export interface Order {
   userId: string;
   /** The amount that the order is counted with, in integer cents. */
   cents: number;
-  /** The UTC date of the order, `YYYY-MM-DD`. */
+  /** The date of the order in the time zone of the store, `YYYY-MM-DD`. */
   day: string;
 }
 
@@ -131,6 +131,13 @@ export type Recorded = "recorded" | "duplicate" | "refused";
 /** Why a store is closed by `closeForCopy`. */
 export const COPIED = "its orders are being copied to another store, or have been. Use that one";
 
+/** The time zone of a store that has counted orders without one. */
+export const DEFAULT_TIME_ZONE = "UTC";
+
+/** @returns why a store that was begun with one time zone cannot be used with another */
+export const otherTimeZone = (stored: string, wanted: string) =>
+  `it was begun with TIME_ZONE=${stored}, and this program has TIME_ZONE=${wanted}. Set TIME_ZONE=${stored}, or use an empty store: the days of counted orders cannot be changed`;
+
 /** A Redis key of this program holds data of another program. */
 export class ForeignKeyError extends Error {}
 
@@ -156,6 +163,8 @@ export interface Store {
   isCounted(orderId: string): Promise<boolean>;
   /** @returns the marker window: how long an order id is remembered at least, seconds */
   markerWindowSeconds(): Promise<number>;
+  /** @returns the time zone of the days, an IANA name */
+  timeZone(): Promise<string>;
   /** Adds recent orders, the newest last. The newest `MAX_RECENT` of each outcome are kept. */
   addRecent(orders: readonly RecentOrder[]): Promise<void>;
   /** @returns the latest `n` (at most `MAX_RECENT`) recent orders of an outcome, newest first */

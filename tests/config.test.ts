@@ -27,6 +27,37 @@ describe("readConfig()", () => {
   });
 
   test.each([
+    [undefined, "UTC"],
+    ["", "UTC"],
+    ["utc", "UTC"],
+    ["Europe/Berlin", "Europe/Berlin"],
+    ["europe/berlin", "Europe/Berlin"],
+    ["Asia/Calcutta", "Asia/Calcutta"],
+  ])("TIME_ZONE %j is %s", (name, timeZone) => {
+    expect(readConfig(name === undefined ? {} : { TIME_ZONE: name }).timeZone).toBe(timeZone);
+  });
+
+  test.each([
+    ["berlin", "Europe/Berlin"],
+    ["new york", "America/New_York"],
+    ["Middle-earth/Shire", "Europe/Berlin"],
+    ["+02:00", "Europe/Berlin"],
+    ["-05", "Europe/Berlin"],
+    ["T10:00[Asia/Tokyo]", "Europe/Berlin"],
+    ["Europe/Berlin\0", "Europe/Berlin"],
+  ])("TIME_ZONE %j is a problem that names %s", (name, meant) => {
+    expect(problemsOf({ TIME_ZONE: name })).toEqual([
+      `TIME_ZONE must be the IANA name of a time zone such as ${meant}: got "${name}"`,
+    ]);
+  });
+
+  test("a misspelling of TIME_ZONE is a warning", () => {
+    expect(readConfig({ TIMEZONE: "Asia/Tokyo" }).warnings).toEqual([
+      "TIMEZONE has no effect: did you mean TIME_ZONE?",
+    ]);
+  });
+
+  test.each([
     [{ SQS_QUEUE_NAME: "mine" }, { kind: "sqs", name: "mine" }],
     [
       { AWS_ENDPOINT_URL: "http://localhost:4566" },

@@ -73,6 +73,7 @@ async function consumer(
     log,
     onValueMismatch: overrides.onValueMismatch ?? "correct",
     onImplausibleDate: overrides.onImplausibleDate ?? "count",
+    offsetAt: () => 0,
   };
 
   /** The values of a counter with one label, by the value of the label. */

@@ -117,6 +117,21 @@ test.each([
   expect(await fresh.store.markerWindowSeconds()).toBe(await old.store.markerWindowSeconds());
 });
 
+test.each([
+  ["sqlite", "redis"],
+  ["redis", "cluster"],
+])("from %s to %s: the target has the time zone of the source", async (from, to) => {
+  const [source, target] = [await locate(from), await locate(to)];
+  const old = await openStore({ ...source.address, timeZone: "America/New_York" });
+  await old.record([order()]);
+  // Whatever time zone the environment has: it is for programs that count.
+  expect((await copy({ ...source.env, TIME_ZONE: "Asia/Tokyo" }, ...target.options).ended()).code).toBe(0);
+  await expect(openStore({ ...target.address, timeZone: "UTC" })).rejects.toThrow("TIME_ZONE=America/New_York");
+  const fresh = await openStore({ ...target.address, timeZone: "America/New_York" });
+  expect(await fresh.record([order()])).toEqual(["recorded"]);
+  await Promise.all([old.close(), fresh.close()]);
+});
+
 test("killed at any moment and run again, while processes count and the target is open to them", async () => {
   const [source, target] = [await locate("redis"), await locate("cluster")];
   const old = await openStore(source.address);
@@ -144,13 +159,13 @@ test("killed at any moment and run again, while processes count and the target i
 test("a target takes no orders before its copy is finished, and none while that is repeated", async () => {
   const target = await locate("redis");
   const fresh = await openStore(target.address);
-  const copied = await openRedisImport({ url: target.env.REDIS_URL ?? "" });
+  const copied = await openRedisImport({ url: target.env.REDIS_URL ?? "" }, "UTC");
   await copied.begin(1, 3600);
   await expect(fresh.record([order()])).rejects.toThrow("the store is closed: a copy into it has not finished");
   await expect(fresh.check()).rejects.toThrow("a copy into it has not finished");
   copied.close();
   // As when it was killed here.
-  const again = await openRedisImport({ url: target.env.REDIS_URL ?? "" });
+  const again = await openRedisImport({ url: target.env.REDIS_URL ?? "" }, "UTC");
   await again.begin(1, 3600);
   await expect(fresh.record([order()])).rejects.toThrow("has not finished");
   again.close();
@@ -170,6 +185,19 @@ describe("a copy is refused", () => {
     await Promise.all([old.close(), fresh.close()]);
   });
 
+  test.each(["redis", "cluster"])("into a %s that was begun with another time zone, and both stay open", async (to) => {
+    const [source, target] = [await locate("sqlite"), await locate(to)];
+    const old = await openStore({ ...source.address, timeZone: "Europe/Berlin" });
+    await old.record([order()]);
+    const fresh = await openStore({ ...target.address, timeZone: "UTC" });
+    const { code, err } = await copy(source.env, ...target.options).ended();
+    const reason = "The target was begun with TIME_ZONE=UTC, the source with Europe/Berlin";
+    expect([code, err]).toEqual([1, expect.stringContaining(reason)]);
+    expect(await fresh.record([order()])).toEqual(["recorded"]);
+    expect(await old.record([order()])).toEqual(["recorded"]);
+    await Promise.all([old.close(), fresh.close()]);
+  });
+
   test("from a store that does not exist or is empty, and nothing is created", async () => {
     const target = await locate("redis");
     const dir = join(temporaryFolder(), "none");
@@ -182,7 +210,7 @@ describe("a copy is refused", () => {
 
   test("--reopen opens neither a target nor a store that is open", async () => {
     const target = await locate("redis");
-    (await openRedisImport({ url: target.env.REDIS_URL ?? "" })).close();
+    (await openRedisImport({ url: target.env.REDIS_URL ?? "" }, "UTC")).close();
     expect(await copy(target.env, "--reopen").ended()).toMatchObject({
       code: 1,
       err: expect.stringContaining("has not finished"),
@@ -193,8 +221,8 @@ describe("a copy is refused", () => {
   test("two copies at once: the one that was started first ends and opens nothing", async () => {
     const { env } = await locate("redis");
     const [first, second] = [
-      await openRedisImport({ url: env.REDIS_URL ?? "" }),
-      await openRedisImport({ url: env.REDIS_URL ?? "" }),
+      await openRedisImport({ url: env.REDIS_URL ?? "" }, "UTC"),
+      await openRedisImport({ url: env.REDIS_URL ?? "" }, "UTC"),
     ];
     await first.begin(1, 3600);
     await second.begin(1, 3600);

@@ -4,7 +4,7 @@ import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { openBrowser } from "./support/browser.ts";
 import { body } from "./support/orders.ts";
-import { eventsOf, type Program, startProgram, temporaryFolder } from "./support/program.ts";
+import { eventsOf, type Program, startProgram, temporaryFolder, zoneOfAnotherDate } from "./support/program.ts";
 import { freePort } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -115,6 +115,7 @@ describe("the dashboard", () => {
     );
     expect(await page.locator("#top tbody tr").allInnerTexts()).toEqual(expected);
     await shows(page, "#revenue-sum", asMoney(total_revenue));
+    await shows(page, "#time-zone", "UTC");
     await page.getByText("Show as table").click();
     const [first] = await page.locator("#days-table tbody tr").allInnerTexts();
     expect(first).toBe([today().slice(0, 10), 4, asMoney(total_revenue)].join("\t"));
@@ -277,6 +278,30 @@ describe("the dashboard", () => {
     expect(await page.locator("[name=days]:checked").getAttribute("value")).toBe("30");
     await shows(page, "#revenue-sum", "1,");
     expect(complaints).toEqual([]);
+  });
+
+  test("today and the days are those of TIME_ZONE, which is shown, whatever the clock of the browser is set to", async () => {
+    const timeZone = zoneOfAnotherDate();
+    const env = { DATA_DIR: temporaryFolder(), TIME_ZONE: timeZone };
+    const elsewhere = await startProgram(env);
+    const url = `${eventsOf(elsewhere.output()).find(({ event }) => event === "started")?.queue}`;
+    const own = openQueue(
+      await locateQueue({ name: "orders-queue", url, endpoint: new URL(url).origin, embedded: true }),
+    );
+    await own.send([orderOf("U1", 10)]);
+    await using opened = await open({ url: elsewhere.url });
+    const { page, complaints } = opened;
+    const date = Temporal.Now.plainDateISO(timeZone).toString();
+    await shows(page, "#time-zone", timeZone);
+    await shows(page, "#top-date", date);
+    await shows(page, "#top tbody", "U1");
+    expect(await page.getByLabel("to", { exact: true }).inputValue()).toBe(date);
+    await page.getByText("Show as table").click();
+    await shows(page, "#days-table tbody", `${date}\t1\t10.00`);
+    expect(complaints).toEqual([]);
+    own.close();
+    elsewhere.kill("SIGTERM");
+    await elsewhere.exited;
   });
 
   test("with API_KEY the browser asks for it once, for the stream too", async () => {

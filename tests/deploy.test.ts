@@ -293,7 +293,7 @@ test("the Redis user that README.md describes can count, read, audit and be the 
     expect(await cli(redis.port, "ACL", "SETUSER", ...rules)).toBe("OK");
     const url = `redis://orders:PASSWORD@127.0.0.1:${redis.port}`;
     await copySqliteStore(url);
-    const store = await openStore({ kind: "redis", url });
+    const store = await openStore({ kind: "redis", url, timeZone: "UTC" });
     await store.checkThoroughly();
     expect(await store.record([order({ id: "copied" }), order({ id: "new" })])).toEqual(["duplicate", "recorded"]);
     expect(await store.global()).toMatchObject({ orders: 2 });

@@ -204,6 +204,7 @@ test("one client can open 100 streams, and others still more", async () => {
 test("a live view that is stopped in the middle of a read does not wait for the next one", async () => {
   const looking = Promise.withResolvers<{ value: { orders: number; cents: number }; asOfMs: number }>();
   const live = startLive({
+    timeZone: "UTC",
     store: { check: async () => {} },
     dataLoss: createDataLoss({ store: { evictedKeys: async () => undefined }, log: logLines().log }),
     reads: { global: () => looking.promise },
@@ -259,6 +260,7 @@ test("a reader that does not read is dropped, and costs no memory meanwhile", as
 test("the reason why nothing is counted is listed once, though the store can be read", async () => {
   const paused = { state: "paused" as const, reason: "Redis does not accept orders: closed" };
   const live = startLive({
+    timeZone: "UTC",
     store,
     dataLoss: createDataLoss({ store, log: logLines().log }),
     reads: createSingleFlight(store),

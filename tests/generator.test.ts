@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { validateOrder } from "../consumer/order.ts";
+import { createOffsetAt } from "../consumer/time-zone.ts";
 import { type GeneratedMessage, type GeneratorOptions, generate, MAX_REMEMBERED } from "../scripts/generator.ts";
 
 const DAY_MS = 24 * 3600 * 1000;
@@ -107,6 +108,24 @@ test("orders fall on the last days in UTC, some by an offset that crosses midnig
   expect(messages.filter(({ day }, index) => !stamps[index]?.startsWith(day)).length).toBeGreaterThan(50);
   expect(stamps.filter((stamp) => stamp.endsWith("Z")).length).toBeGreaterThan(messages.length * 0.8);
 });
+
+test.each(["Europe/Berlin", "America/St_Johns", "Pacific/Apia"])(
+  "with %s, orders fall on the days there, through a change of the clock",
+  (timeZone) => {
+    // Europe and America have set their clocks back, and Apia has skipped a day within these days.
+    const [back, apia] = [Date.parse("2010-11-09T15:00:00Z"), Date.parse("2012-01-02T15:00:00Z")];
+    const at = timeZone === "Pacific/Apia" ? apia : back;
+    const messages = take(5_000, { ...{ mismatch: 0, invalid: 0, duplicates: 0 }, timeZone, nowMs: at, days: 14 });
+    const offsetAt = createOffsetAt(timeZone);
+    for (const { body, day } of messages)
+      expect(validateOrder(body, "correct", { offsetAt })).toMatchObject({ order: { day } });
+    const last = Temporal.Instant.fromEpochMilliseconds(at).toZonedDateTimeISO(timeZone).toPlainDate().toString();
+    const days = [...new Set(messages.map(({ day }) => day))].sort();
+    expect(days.at(-1)).toBe(last);
+    // Apia has skipped one. A longer day moves the first one's last hour to the day before.
+    expect(days.length).toBeWithin(13, 16);
+  },
+);
 
 test("a tenth of the users sends about half of the orders, and no user is outside the range", () => {
   const numbers = take(20_000, { users: 50, duplicates: 0 }).map(({ userId }) => Number(userId.slice(1)));

@@ -8,7 +8,7 @@ import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
 import type { HistoryOutcome, RecentOrder } from "../store/store.ts";
 import { order } from "./support/orders.ts";
-import { temporaryFolder } from "./support/program.ts";
+import { temporaryFolder, zoneOfAnotherDate } from "./support/program.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
 setDefaultTimeout(60_000);
@@ -238,6 +238,19 @@ describe("answers", () => {
     const failed = await get(`${path}&format=csv&x=1`, { headers: { accept: "text/csv" } });
     expect([failed.status, failed.headers.get("content-type")]).toEqual([422, "application/problem+json"]);
     expect(failed.headers.get("content-disposition")).toBeNull();
+  });
+
+  test("with TIME_ZONE today is the date there, which the document names", async () => {
+    const timeZone = zoneOfAnotherDate();
+    await using other = await startAnother({ DATA_DIR: temporaryFolder(), TIME_ZONE: timeZone });
+    const date = Temporal.Now.plainDateISO(timeZone).toString();
+    expect(date).not.toBe(new Date().toISOString().slice(0, 10));
+    const read = async (path: string) => (await fetch(other.url + path)).json();
+    expect(await read("/top-users?period=d")).toMatchObject({ date });
+    expect(await read("/users/U1/stats?period=d")).toMatchObject({ date });
+    expect(await read("/top-users?period=y")).toMatchObject({ date: date.slice(0, 4), as_of });
+    const { info } = (await read("/docs/json")) as { info: { description: string } };
+    expect(info.description).toContain(timeZone);
   });
 
   test("/users streams everybody, as NDJSON or CSV", async () => {

@@ -189,6 +189,17 @@ describe("JSON lines", () => {
     ]);
   });
 
+  test("ON_IMPLAUSIBLE_DATE and TIME_ZONE of the environment apply", async () => {
+    const times = ["1999-12-31T22:59:59Z", "1999-12-31T23:00:00Z"];
+    const file = fileOf("a.jsonl", times.map((order_timestamp) => body({ order_timestamp })).join("\n"));
+    const env = { ON_IMPLAUSIBLE_DATE: "reject", TIME_ZONE: "Europe/Berlin" };
+    const { json, problems } = await runJson([file, "--dry-run"], { env });
+    expect(json).toMatchObject({ counted: 1, rejected: 1, oldest: "2000-01-01" });
+    expect(problems).toContainEqual(
+      expect.stringContaining("a.jsonl:1: /order_timestamp: must not be before 2000-01-01"),
+    );
+  });
+
   test("lines that are not UTF-8, longer than a message, or much longer are rejects, and the others are sent", async () => {
     const { queue, env } = await prepare();
     const [first, last] = [body(), body()];

@@ -31,7 +31,10 @@ const ARROWS: Record<string, string[]> = {
   "scripts/bench/competitors/consumers.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
   "scripts/redrive.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/envelope.ts"],
   // Validates what it sends as the consumer does.
-  "scripts/import.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
+  "scripts/import.ts": [
+    ...SHARED,
+    ...["scripts", "config.ts", "queue", "store", "consumer/order.ts", "consumer/time-zone.ts"],
+  ],
   scripts: [...SHARED, "scripts", "config.ts", "queue", "store"],
 };
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { daysBetween, isDay, leaderboardOf, leaderboardsOf } from "../store/periods.ts";
+import { daysBetween, isDay, leaderboardOf, leaderboardsOf, todayIn } from "../store/periods.ts";
 
 describe("leaderboardsOf()", () => {
   test.each([
@@ -63,6 +63,12 @@ describe("leaderboardOf()", () => {
   ] as const)("%s %s is nothing", (period, date) => {
     expect(leaderboardOf(period, date)).toBeUndefined();
   });
+});
+
+test("todayIn() is the date there: between UTC+14 and UTC-12 it differs by a day or two", () => {
+  const [east, west] = [todayIn("Pacific/Kiritimati"), todayIn("Etc/GMT+12")];
+  expect(daysBetween(west, east).length).toBeWithin(2, 4);
+  expect(daysBetween(west, east)).toContain(todayIn("UTC"));
 });
 
 test("daysBetween() holds both ends and leap years", () => {

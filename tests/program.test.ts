@@ -280,6 +280,39 @@ describe("on a named queue and Redis", () => {
   });
 });
 
+test("with TIME_ZONE orders count for the days there, and a program with another one does not start", async () => {
+  const queue = await freshQueue(emulator);
+  const env = shop(queue, redisServer.freshUrl());
+  const program = await startProgram({ ...env, TIME_ZONE: "asia/tokyo" });
+  expect(eventsOf(program.output()).at(-1)).toMatchObject({ event: "started", time_zone: "Asia/Tokyo" });
+  const others = ["0", "2"].map(async (CONSUMER_WORKERS) => {
+    const { child, output } = spawnProgram({ ...env, CONSUMER_WORKERS });
+    return [await child.exited, output()];
+  });
+  for (const [code, output] of await Promise.all(others)) {
+    expect([code, output]).toEqual([
+      1,
+      expect.stringContaining("begun with TIME_ZONE=Asia/Tokyo, and this program has"),
+    ]);
+    expect(output).toContain("TIME_ZONE=UTC. Set TIME_ZONE=Asia/Tokyo, or use an empty store");
+  }
+  await queue.send(
+    ["2024-12-31T14:59:59Z", "2024-12-31T15:00:00Z"].map((order_timestamp) => body({ order_timestamp })),
+  );
+  await waitFor("the orders", async () => (await totalOrders(program)) === 2);
+  const read = async (path: string) => (await program.get(path)).json();
+  expect(await read("/stats/daily?from=2024-12-31&to=2025-01-01")).toMatchObject({
+    days: [
+      { date: "2024-12-31", total_orders: 1 },
+      { date: "2025-01-01", total_orders: 1 },
+    ],
+  });
+  for (const year of ["2024", "2025"])
+    expect(await read(`/top-users?period=y&date=${year}`)).toMatchObject({ top_users: [{ order_count: 1 }] });
+  program.kill("SIGTERM");
+  await program.exited;
+});
+
 test("no line of the log holds a secret, a body or an address of a customer", async () => {
   const queue = await freshQueue(emulator);
   const client = new Redis(redisServer.port);

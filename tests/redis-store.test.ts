@@ -547,6 +547,40 @@ test("a connection that has died without a word is replaced", async () => {
   stop();
 });
 
+test("after a flush, a store that another time zone was begun with counts nothing of this one", async () => {
+  await using opened = await open();
+  const { redis, url } = opened;
+  const berlin = await openStore({ kind: "redis", url, timeZone: "Europe/Berlin" });
+  await berlin.record([order()]);
+  await redis.flushdb();
+  // The next open or batch decides.
+  const tokyo = await openStore({ kind: "redis", url, timeZone: "Asia/Tokyo" });
+  const refusal = "begun with TIME_ZONE=Asia/Tokyo, this program has TIME_ZONE=Europe/Berlin: restart";
+  await expect(berlin.check()).rejects.toThrow(refusal);
+  await expect(berlin.record([order()])).rejects.toThrow(refusal);
+  expect(await berlin.global()).toEqual({ orders: 0, cents: 0 });
+  await redis.flushdb();
+  expect(await berlin.record([order()])).toEqual(["recorded"]);
+  await expect(tokyo.record([order()])).rejects.toThrow("begun with TIME_ZONE=Europe/Berlin");
+  await Promise.all([berlin.close(), tokyo.close()]);
+});
+
+test("a store opens while Redis refuses writes, and is begun with the first order", async () => {
+  const full = await startRedisServer();
+  const url = full.freshUrl();
+  const redis = new Redis(url);
+  await redis.config("SET", "maxmemory", "1");
+  const store = await openStore({ kind: "redis", url, timeZone: "Europe/Berlin" });
+  const other = await openStore({ kind: "redis", url, timeZone: "Asia/Tokyo" });
+  await redis.config("SET", "maxmemory", "0");
+  expect(await store.record([order()])).toEqual(["recorded"]);
+  await expect(other.record([order()])).rejects.toThrow("begun with TIME_ZONE=Europe/Berlin");
+  expect(await other.timeZone()).toBe("Europe/Berlin");
+  redis.disconnect();
+  await Promise.all([store.close(), other.close()]);
+  await full.stop();
+});
+
 test("check() rejects while Redis is full, and record() then writes nothing", async () => {
   const server = await startRedisServer();
   const url = server.freshUrl();

@@ -1,8 +1,11 @@
+import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { createBatchWrites } from "../store/batch-writes.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { leaderboardsOf } from "../store/periods.ts";
+import { prefixOf } from "../store/redis.ts";
+import { connectRedis } from "../store/redis-connection.ts";
 import { createSingleFlight, type Read } from "../store/single-flight.ts";
 import {
   type FullStore,
@@ -25,6 +28,8 @@ import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
 setDefaultTimeout(60_000);
 
+const ROOT = join(import.meta.dir, "..");
+
 let redisServer: RedisServer;
 let redisCluster: RedisCluster;
 beforeAll(async () => {
@@ -40,6 +45,18 @@ const addresses: Record<string, () => Promise<StoreAddress>> = {
     return redisCluster.address();
   },
 };
+
+/** Makes a store look like one of a version without time zones. */
+async function forgetTimeZone(address: StoreAddress) {
+  if (address.kind === "sqlite") {
+    using db = new Database(address.path);
+    db.run("DELETE FROM settings WHERE name = 'time_zone'");
+    return;
+  }
+  const redis = await connectRedis(address);
+  await redis.hdel(`${prefixOf(redis, undefined)}orders:store`, "time_zone");
+  redis.disconnect();
+}
 
 /** Two stores on the same fresh data, as two workers have them. */
 async function twoStores(kind: string) {
@@ -180,6 +197,56 @@ describe.each(Object.keys(addresses))("%s", (kind) => {
     expect([await windowOf(100), await windowOf(9_000), await windowOf(5_000)]).toEqual([5_000, 9_000, 9_000]);
     expect(await first.markerWindowSeconds()).toBe(9_000);
     await first.close();
+  });
+
+  test("an empty store is begun with a time zone, and opens and counts with no other", async () => {
+    const address = (await addresses[kind]?.()) as StoreAddress;
+    const berlin = await openStore({ ...address, timeZone: "Europe/Berlin" });
+    const refusal =
+      "it was begun with TIME_ZONE=Europe/Berlin, and this program has TIME_ZONE=UTC. Set TIME_ZONE=Europe";
+    await expect(openStore({ ...address, timeZone: "UTC" })).rejects.toThrow(refusal);
+    expect(await berlin.record([order()])).toEqual(["recorded"]);
+    await expect(openStore({ ...address, timeZone: "UTC" })).rejects.toThrow(refusal);
+    // As scripts open it, which only read.
+    const reader = await openStore(address);
+    expect([await reader.timeZone(), await reader.global()]).toEqual(["Europe/Berlin", { orders: 1, cents: 1000 }]);
+    await expect(reader.record([order()])).rejects.toThrow("begun with TIME_ZONE=Europe/Berlin");
+    await expect(reader.check()).rejects.toThrow("begun with TIME_ZONE=Europe/Berlin");
+    const again = await openStore({ ...address, timeZone: "Europe/Berlin" });
+    await again.checkThoroughly();
+    expect(await again.record([order()])).toEqual(["recorded"]);
+    expect(await reader.global()).toEqual({ orders: 2, cents: 2000 });
+    await Promise.all([berlin, reader, again].map((store) => store.close()));
+  });
+
+  test("a store that has counted orders without a time zone is one of UTC", async () => {
+    const address = (await addresses[kind]?.()) as StoreAddress;
+    const old = await openStore(address);
+    expect(await old.timeZone()).toBe("UTC");
+    await old.record([order()]);
+    await forgetTimeZone(address);
+    await expect(openStore({ ...address, timeZone: "Asia/Tokyo" })).rejects.toThrow("begun with TIME_ZONE=UTC");
+    const store = await openStore({ ...address, timeZone: "UTC" });
+    expect([await store.timeZone(), await store.record([order()])]).toEqual(["UTC", ["recorded"]]);
+    await Promise.all([old.close(), store.close()]);
+  });
+
+  test("of two programs that open an empty store at once with two time zones, one opens it", async () => {
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const address = (await addresses[kind]?.()) as StoreAddress;
+      // Processes, because SQLite blocks its thread.
+      const opened = ["Europe/Berlin", "UTC"].map(async (timeZone) => {
+        const code = `const store = await (await import("./store/open.ts")).openStore(${JSON.stringify({ ...address, timeZone })});
+          await store.record([{ id: "${timeZone}", userId: "U1", cents: 1, day: "2024-12-13" }]); process.exit(0)`;
+        const child = Bun.spawn([process.execPath, "-e", code], { cwd: ROOT, stderr: "pipe" });
+        return (await child.stderr.text()).includes("begun with TIME_ZONE") ? [] : [timeZone];
+      });
+      const [winner, ...others] = (await Promise.all(opened)).flat();
+      expect(others).toEqual([]);
+      const store = await openStore(address);
+      expect([await store.timeZone(), await store.global()]).toEqual([winner as string, { orders: 1, cents: 1 }]);
+      await store.close();
+    }
   });
 
   test("record() counts an order once when two workers hold it at the same time", async () => {

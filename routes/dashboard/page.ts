@@ -1,5 +1,5 @@
 import { clearChange, connect, hasChanged, renderStatus } from "./stream.ts";
-import { loadTables } from "./tables.ts";
+import { loadDays, loadTables } from "./tables.ts";
 
 /** How often tables are loaded while orders arrive, and while none arrive. */
 const REFRESH_MS = 5_000;
@@ -15,7 +15,7 @@ function refresh() {
   loadTables();
 }
 
-connect();
+connect(loadDays);
 refresh();
 document.addEventListener("visibilitychange", refresh);
 setInterval(() => {

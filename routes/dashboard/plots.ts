@@ -18,7 +18,7 @@ const DAY = 86_400;
 /** Time range of the live plot: as long as a process keeps samples. */
 export const LIVE_SECONDS = 300;
 
-/** Options that differ between the two kinds of plot. Days are in UTC, the times of the live plot in the local time zone. */
+/** Options that differ between the two kinds of plot. Days are drawn at midnight UTC, the times of the live plot in the local time zone. */
 const KINDS = {
   live: {
     range: (_: uPlot, __: number, max: number): [number, number] => [max - LIVE_SECONDS, max],

@@ -12,23 +12,31 @@ let samples: [number, number][] = [];
 let lastEventMs = 0;
 let lastTotal = -1;
 let changed = true;
+let day: string | undefined;
 let connected = false;
 
-/** Opens the stream of events, and shows every event. */
-export function connect() {
+/** Opens the stream of events, and shows every event. Calls `onDay` with the first event and when a day begins. */
+export function connect(onDay: () => void) {
   const events = new EventSource("events");
   events.onmessage = ({ data }) => {
     connected = true;
     lastEventMs = performance.now();
-    render(JSON.parse(data));
+    const state: State = JSON.parse(data);
+    render(state);
+    if (state.today === day) return;
+    day = state.today;
+    onDay();
   };
   events.onerror = () => {
     connected = false;
     renderStatus();
     // The browser retries after a network error, but not after a response that is not a stream.
-    if (events.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
+    if (events.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS, onDay);
   };
 }
+
+/** @returns the current date in the time zone of the server; undefined before the first event */
+export const today = () => day;
 
 /** @returns whether orders were counted since `clearChange` was called */
 export const hasChanged = () => changed;
@@ -42,6 +50,7 @@ let problems: string[] = [];
 function render(state: State) {
   problems = state.problems;
   renderStatus();
+  show("time-zone", state.time_zone);
   // The process has not read its store yet.
   if (state.as_of.startsWith("1970")) return;
   changed ||= state.total_orders !== lastTotal;

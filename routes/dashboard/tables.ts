@@ -16,6 +16,7 @@ import {
   signed,
 } from "./dom.ts";
 import { createPlot } from "./plots.ts";
+import { today } from "./stream.ts";
 
 type Routes = App["~Routes"];
 type Daily = Routes["stats"]["daily"]["get"]["response"][200];
@@ -62,9 +63,10 @@ function uncheckDays() {
 /** Sets the dates to the chosen number of days until today, also after midnight. Dates entered by hand are kept. */
 function setRange() {
   const { value } = range.elements.namedItem("days") as RadioNodeList;
-  if (!value) return;
-  input("from").value = dateOf(Date.now() - (Number(value) - 1) * 86_400_000);
-  input("to").value = dateOf(Date.now());
+  const to = today();
+  if (!value || !to) return;
+  input("from").value = dateOf(Date.parse(to) - (Number(value) - 1) * 86_400_000);
+  input("to").value = to;
 }
 
 const plots = {
@@ -80,12 +82,9 @@ const plots = {
   }),
 };
 
-const loadDays = latest(
+const loadRange = latest(
   "days-note",
-  () => {
-    setRange();
-    return read<Daily>(`stats/daily?${new URLSearchParams({ from: input("from").value, to: input("to").value })}`);
-  },
+  () => read<Daily>(`stats/daily?${new URLSearchParams({ from: input("from").value, to: input("to").value })}`),
   ({ days, from, to }) => {
     const times = days.map(({ date }) => Date.parse(date) / 1000);
     const revenue = days.reduce((sum, day) => sum + day.total_revenue, 0);
@@ -112,6 +111,12 @@ const loadDays = latest(
     return orders === 0 ? "No orders in this range" : undefined;
   },
 );
+
+/** Loads the days of the range. Today, which most ranges end with, is known with the first event. */
+export function loadDays() {
+  setRange();
+  if (range.checkValidity()) void loadRange();
+}
 
 const loadTop = latest(
   "top-note",
@@ -254,9 +259,8 @@ range.onsubmit = (event) => event.preventDefault();
 range.onchange = ({ target }) => {
   const { type } = target as HTMLInputElement;
   if (type === "date") uncheckDays();
-  if (!range.checkValidity()) return;
-  void loadDays();
-  saveState();
+  loadDays();
+  if (range.checkValidity()) saveState();
 };
 
 /** Keeps period, range and user in the URL, so that the page can be linked to and reloaded. */
@@ -282,6 +286,7 @@ restoreState();
 
 /** Loads all tables, and the user that was found last. */
 export function loadTables() {
-  for (const load of [loadDays, loadTop, loadCorrected, loadRejected]) void load();
+  loadDays();
+  for (const load of [loadTop, loadCorrected, loadRejected]) void load();
   if (shownUser) void loadUser();
 }

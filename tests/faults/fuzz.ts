@@ -5,6 +5,7 @@ import { parseArgs } from "node:util";
 import fc from "fast-check";
 import { readConfig } from "../../config.ts";
 import { type ValidationResult, validateOrder } from "../../consumer/order.ts";
+import { createOffsetAt } from "../../consumer/time-zone.ts";
 import { start } from "../../index.ts";
 import { ENVELOPES } from "../../scripts/envelopes.ts";
 import { isDay } from "../../store/periods.ts";
@@ -88,7 +89,6 @@ const wrappedTwice = fc.tuple(wrapped, wrap).map(([body, put]) => put(body, 2, 0
 const anyBody = fc.oneof(content, content, wrapped, wrappedTwice);
 const dates = fc.record({
   nowMs: fc.constant(Date.parse("2024-12-13T10:00:00Z")),
-  today: fc.constant("2024-12-13"),
   onImplausibleDate: fc.constantFrom("count" as const, "reject" as const),
 });
 
@@ -107,16 +107,19 @@ export function checkResult(result: ValidationResult): boolean {
   );
 }
 
+const OFFSETS = ["UTC", "America/St_Johns", "Pacific/Apia"].map(createOffsetAt);
+
 export function fuzzValidation(cases: number, seed: number) {
   const onMismatch = fc.constantFrom("correct" as const, "reject" as const);
-  const property = fc.property(anyBody, onMismatch, fc.option(dates, { nil: undefined }), (body, onMismatch, dates) =>
-    checkResult(validateOrder(body, onMismatch, dates)),
+  const options = fc.record({ offsetAt: fc.constantFrom(...OFFSETS), dates: fc.option(dates, { nil: undefined }) });
+  const property = fc.property(anyBody, onMismatch, options, (body, onMismatch, options) =>
+    checkResult(validateOrder(body, onMismatch, options)),
   );
   fc.assert(property, { numRuns: cases, seed });
-  const inEnvelope = fc.property(anyOrder, onMismatch, dates, (body, onMismatch, dates) => {
-    const plain = validateOrder(body, onMismatch, dates);
+  const inEnvelope = fc.property(anyOrder, onMismatch, options, (body, onMismatch, options) => {
+    const plain = validateOrder(body, onMismatch, options);
     for (const [envelope, path] of Object.entries(PATHS) as [keyof typeof PATHS, string][]) {
-      const result = validateOrder(ENVELOPES[envelope](body, 1, 0), onMismatch, dates);
+      const result = validateOrder(ENVELOPES[envelope](body, 1, 0), onMismatch, options);
       if (!Bun.deepEquals(result, moved(plain, envelope, path))) return false;
     }
     return true;

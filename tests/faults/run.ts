@@ -32,6 +32,7 @@ export interface FaultOptions {
 }
 
 export interface FaultReport extends FaultOptions, Findings {
+  timeZone: string;
   deliveries: number;
   repeatedDeliveries: number;
   /** How often each kind of kill and outage was caused. */
@@ -46,6 +47,8 @@ const VISIBILITY_TIMEOUT_SECONDS = 8;
 /** High: the faults come a thousand times as often as in production, and a message may meet a few of them. */
 const MAX_RECEIVE_COUNT = 100;
 const PROGRAMS = 2;
+/** One for each run. Many of the orders fall on another day than in UTC. */
+const TIME_ZONES = ["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia"];
 /** Fewer than one read of a leaderboard returns, so that whole leaderboards can be compared. */
 const USERS = 900;
 const BACKLOG = 3000;
@@ -58,6 +61,7 @@ type Fixtures = Awaited<ReturnType<typeof openFixtures>>;
 interface Run {
   options: FaultOptions;
   random: Random;
+  timeZone: string;
   fixtures: Fixtures;
   model: Model;
   report: Pick<FaultReport, "caused" | "longestRecoveryMs">;
@@ -66,11 +70,12 @@ interface Run {
 export async function runFaults(options: FaultOptions, log: (line: string) => void): Promise<FaultReport> {
   const startedAt = performance.now();
   const random = createRandom(options.seed);
-  await using fixtures = await openFixtures(random, options.cluster);
+  const timeZone = random.pick(TIME_ZONES);
+  await using fixtures = await openFixtures(random, timeZone, options.cluster);
   const { queue, store, deliveries } = fixtures;
   const model = createModel();
   const report: Run["report"] = { caused: {}, longestRecoveryMs: {} };
-  const run: Run = { options, random, fixtures, model, report };
+  const run: Run = { options, random, timeZone, fixtures, model, report };
 
   const showProgress = async () =>
     log(`${await counted(run)} of ${model.orders()} counted, ${JSON.stringify(report.caused)}`);
@@ -84,6 +89,7 @@ export async function runFaults(options: FaultOptions, log: (line: string) => vo
   const { all, repeated } = deliveries();
   return {
     ...options,
+    timeZone,
     ...findings,
     deliveries: all,
     repeatedDeliveries: repeated + model.duplicates(),
@@ -103,10 +109,10 @@ function countCause({ report }: Run, kind: string) {
 }
 
 /** Sends all orders, and others until `ended`; never more than the backlog, so that there is always something to lose. */
-async function sendOrders({ options, fixtures, model }: Run, ended: Promise<unknown>) {
+async function sendOrders({ options, timeZone, fixtures, model }: Run, ended: Promise<unknown>) {
   const { seed, orders } = options;
   const mix = { users: USERS, mismatch: 5, invalid: 2, duplicates: 5, days: 400, onValueMismatch: "correct" as const };
-  const messages = generate({ seed, nowMs: Date.now(), envelope: "mixed", ...mix });
+  const messages = generate({ seed, nowMs: Date.now(), timeZone, envelope: "mixed", ...mix });
   let mayEnd = false;
   void ended.then(() => {
     mayEnd = true;
@@ -197,7 +203,7 @@ async function measureRecovery(run: Run, kind: string) {
 }
 
 /** The emulator, the store, and the programs, each with a proxy of its own before the emulator. */
-async function openFixtures(random: Random, kind: FaultOptions["cluster"]) {
+async function openFixtures(random: Random, timeZone: string, kind: FaultOptions["cluster"]) {
   await using opened = new AsyncDisposableStack();
   const emulator = await startEmulatorProcess();
   opened.defer(emulator.stop);
@@ -206,7 +212,7 @@ async function openFixtures(random: Random, kind: FaultOptions["cluster"]) {
   const attributes = { VisibilityTimeout: `${VISIBILITY_TIMEOUT_SECONDS}` };
   const queue = await freshQueue(emulator, attributes, MAX_RECEIVE_COUNT);
   opened.defer(async () => queue.close());
-  const store = await openStore(address);
+  const store = await openStore({ ...address, timeZone });
   opened.defer(store.close);
   const seen = new Set<string>();
   const starting = Array.from({ length: PROGRAMS }, () => startFaultProxy(emulator.endpoint, random, seen));
@@ -214,7 +220,7 @@ async function openFixtures(random: Random, kind: FaultOptions["cluster"]) {
   for (const proxy of proxies) opened.defer(async () => proxy.stop());
   const programs = proxies.map((proxy) => {
     const own = { ...AWS, AWS_ENDPOINT_URL: proxy.endpoint, SQS_QUEUE_URL: queue.address.url };
-    return { proxy, program: superviseProgram({ ...own, ...env }, "tests/faults/program.ts") };
+    return { proxy, program: superviseProgram({ ...own, ...env, TIME_ZONE: timeZone }, "tests/faults/program.ts") };
   });
   for (const { program } of programs) opened.defer(program.stop);
   const fixtures = opened.move();

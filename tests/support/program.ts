@@ -35,6 +35,9 @@ export function temporaryFolder(): string {
   return dir;
 }
 
+/** @returns a time zone whose date is not that of UTC now */
+export const zoneOfAnotherDate = () => (new Date().getUTCHours() < 12 ? "Etc/GMT+12" : "Pacific/Kiritimati");
+
 /** Starts the real program as a process of its own on a free port, behind `wrapper`. The environment is this and nothing else. */
 export function spawnProgram(
   env: Record<string, string>,
