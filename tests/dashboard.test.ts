@@ -240,7 +240,7 @@ describe("the dashboard", () => {
     await queue.send([orderOf("U&=é", 30, { order_timestamp: "2020-02-29T10:00:00Z" }), orderOf("U&=é", 12)]);
     await using opened = await open();
     const { page, complaints } = opened;
-    await shows(page, "#orders", "7");
+    await shows(page, "#orders", "8");
     expect(new URL(page.url()).search).toBe("");
     await page.getByLabel("User id").fill("U&=é");
     await page.keyboard.press("Enter");
