@@ -39,7 +39,7 @@ const OPTIONS = {
   "dry-run": { help: "send nothing, and print what the totals would grow by" },
 } as const;
 
-const importOrders = createCommand({
+export const importOrders = createCommand({
   description:
     "Sends the orders of files to the queue that `bun run start` reads. What is not a valid order is reported instead.",
   usage: "bun scripts/import.ts FILE… [options]",
@@ -297,4 +297,4 @@ function describeAge(day: string, queue: Queue | undefined): string {
   return `${age} Sent again within ${pluralize(window, "day")}, the orders are duplicates; later they count twice`;
 }
 
-process.exit(await importOrders(process.argv.slice(2), Bun.env));
+if (import.meta.main) process.exit(await importOrders(process.argv.slice(2), Bun.env));
