@@ -37,7 +37,7 @@ async function run({ outfile = join(ROOT, "dist/orders"), target }: Values<typeo
     // Halves the time until the program listens.
     bytecode: true,
     format: "esm",
-    plugins: [dashboard(JSON.stringify(await bundleDashboard())), commands],
+    plugins: [dashboard(renameCommands(JSON.stringify(await bundleDashboard()))), commands],
     // A bunfig.toml in the folder where it is started belongs to another program.
     compile: { outfile, autoloadBunfig: false, ...(target && { target: target as Bun.Build.CompileTarget }) },
   });
