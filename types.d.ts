@@ -6,7 +6,8 @@ declare module "*.sql" {
   const source: string;
   export default source;
 }
-declare module "swagger-ui-dist/absolute-path.js" {
-  /** @returns the folder with the scripts and styles of Swagger UI */
-  export default function absolutePath(): string;
+/** With `type: "file"`: the path of the file, also inside the executable. */
+declare module "swagger-ui-dist/*" {
+  const path: string;
+  export default path;
 }

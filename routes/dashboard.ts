@@ -1,8 +1,7 @@
-import { join } from "node:path";
 import { Elysia } from "elysia";
+import { bundleDashboard } from "./dashboard-bundle.ts";
 import { Problem } from "./problem.ts";
 
-const ENTRY = join(import.meta.dir, "dashboard", "page.html");
 const HEADERS = {
   // Only resources of this server, no inline scripts, no frames. The plotting library needs inline styles.
   "content-security-policy":
@@ -39,24 +38,17 @@ export function dashboardRoutes() {
     .get("/dashboard/:file", ({ params: { file }, headers }) => serve(file, headers), hide);
 }
 
-/** Takes some ten milliseconds. The names of script and style contain a hash of their content, so they can be cached for ever. */
+/** @returns the files by name. Script and style can be cached for ever, since their names contain a hash of their content */
 async function bundle(): Promise<Bundle> {
-  // A relative path, so that the page also works below a path prefix of a proxy.
-  const { outputs } = await Bun.build({
-    entrypoints: [ENTRY],
-    minify: true,
-    target: "browser",
-    publicPath: "dashboard/",
-  });
-  const files = outputs.map(async (output) => {
-    const bytes = Buffer.from(await output.arrayBuffer());
-    const name = output.path.replace(/^.*\//, "");
+  const files = await bundleDashboard();
+  const entries = files.map(({ name, type, text }) => {
+    const bytes = Buffer.from(text);
     const headers = {
-      "content-type": output.type,
+      "content-type": type,
       "cache-control": name === "page.html" ? "no-cache" : "max-age=31536000, immutable",
       etag: `"${Bun.hash(bytes).toString(36)}"`,
     };
     return [name, { bytes, gzipped: Bun.gzipSync(bytes), headers }] as const;
   });
-  return new Map(await Promise.all(files));
+  return new Map(entries);
 }

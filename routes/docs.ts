@@ -1,12 +1,17 @@
-import { join } from "node:path";
 import { swagger } from "@elysiajs/swagger";
 import { Elysia } from "elysia";
-// Not the package itself, which would load all of Swagger UI into the server, 25 MB.
-import absolutePath from "swagger-ui-dist/absolute-path.js";
+// Paths of the files, which the executable contains. The package itself would load all of Swagger UI into the server, 25 MB.
+import favicon from "swagger-ui-dist/favicon-32x32.png" with { type: "file" };
+import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
+import script from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
 import { schemas } from "./openapi.ts";
 import { Problem } from "./problem.ts";
 
-const ASSETS = ["swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"];
+const ASSETS = new Map([
+  ["swagger-ui.css", style],
+  ["swagger-ui-bundle.js", script],
+  ["favicon-32x32.png", favicon],
+]);
 
 const PAGE = `<!doctype html>
 <html lang="en">
@@ -51,8 +56,9 @@ export function docsRoutes(timeZone: string) {
     .get(
       "/docs/:asset",
       ({ params: { asset } }) => {
-        if (!ASSETS.includes(asset)) throw new Problem(404, `/docs/${asset} does not exist`);
-        return Bun.file(join(absolutePath(), asset));
+        const path = ASSETS.get(asset);
+        if (!path) throw new Problem(404, `/docs/${asset} does not exist`);
+        return Bun.file(path);
       },
       hide,
     );

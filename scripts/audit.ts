@@ -11,7 +11,7 @@ import { formatCents } from "./progress.ts";
 /** A small store can often be read completely before the next order arrives. */
 const ATTEMPTS = 3;
 
-const audit = createCommand({
+export const audit = createCommand({
   description: `Proves that the sums in the store agree, in orders and to the cent: days and users with the total, every
 leaderboard with its days, the year leaderboards with each user's own totals. Reads the whole store and, without
 --repair, changes nothing.`,
@@ -65,4 +65,4 @@ function report({ users, days, boards, orders, cents, differences }: Audit, seco
   return { lines, json, exitCode: agrees ? 0 : 1 };
 }
 
-process.exit(await audit(process.argv.slice(2), Bun.env));
+if (import.meta.main) process.exit(await audit(process.argv.slice(2), Bun.env));

@@ -18,7 +18,7 @@ const OPTIONS = {
   reopen: { help: "give up a copy: open the source for orders again" },
 } as const;
 
-const copyStore = createCommand({
+export const copyStore = createCommand({
   description: `Copies totals, leaderboards and markers into an empty Redis or Redis Cluster. Closes the source first: from then on
 no process records there, and orders wait in the queue. Opens the target for orders when its totals equal those of the
 source. If the copy is interrupted, run it again.`,
@@ -115,4 +115,4 @@ async function count(pages: AsyncIterable<unknown[]>): Promise<number> {
   return items;
 }
 
-process.exit(await copyStore(process.argv.slice(2), Bun.env));
+if (import.meta.main) process.exit(await copyStore(process.argv.slice(2), Bun.env));

@@ -41,7 +41,7 @@ const OPTIONS = {
   "dry-run": { help: "send nothing, and print what the totals would grow by" },
 } as const;
 
-const importOrders = createCommand({
+export const importOrders = createCommand({
   description:
     "Sends the orders of files to the queue that `bun run start` reads. What is not a valid order is reported instead.",
   usage: "bun scripts/import.ts FILE… [options]",
@@ -310,4 +310,4 @@ function describeAge(day: string, today: string, queue: Queue | undefined): stri
   return `${age} Sent again within ${pluralize(window, "day")}, the orders are duplicates; later they count twice`;
 }
 
-process.exit(await importOrders(process.argv.slice(2), Bun.env));
+if (import.meta.main) process.exit(await importOrders(process.argv.slice(2), Bun.env));

@@ -27,7 +27,7 @@ const OPTIONS = {
   seed: { type: "integer", min: 0, max: 2 ** 32 - 1, help: "seed of the random generator; random if not given" },
 } as const;
 
-const populate = createCommand({
+export const populate = createCommand({
   description:
     "Sends generated orders to the queue that `bun run start` reads, and prints what they add to the totals.",
   usage: "bun scripts/populate.ts [options]",
@@ -76,4 +76,4 @@ function report({ totals, seconds, uncertain, error }: SendResult, wanted: numbe
   return { lines, json: { ...json, uncertain: uncertain.length }, problems: [problem] };
 }
 
-process.exit(await populate(process.argv.slice(2), Bun.env));
+if (import.meta.main) process.exit(await populate(process.argv.slice(2), Bun.env));

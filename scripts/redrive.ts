@@ -28,7 +28,7 @@ const OPTIONS = {
   "dry-run": { help: "list what would be moved, and change nothing" },
 } as const;
 
-const redrive = createCommand({
+export const redrive = createCommand({
   description: "Lists the dead-letter queue, and moves its messages back to the queue or to a file.",
   usage: "bun scripts/redrive.ts [list | back | file PATH] [options]",
   positionals: {
@@ -177,4 +177,4 @@ function appendTo(path: string): Copy {
   };
 }
 
-process.exit(await redrive(process.argv.slice(2), Bun.env));
+if (import.meta.main) process.exit(await redrive(process.argv.slice(2), Bun.env));
