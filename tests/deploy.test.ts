@@ -272,21 +272,41 @@ test("an unknown rate changes nothing on Kubernetes: a query without a result is
   }
 });
 
-test("the role on ECS has the rights that README.md lists, and no others", () => {
-  const [, ofQueue = "", ofDeadLetterQueue = ""] =
-    /process needs\s(.*?) on the queue,\s(.*?) on its dead-letter queue/s.exec(read("README.md")) ?? [];
-  const rights = (text: string) => [...text.matchAll(/`(?:sqs:)?(\w+)`/g)].map(([, action]) => `sqs:${action}`);
-  const { Policies } = properties<{
-    Policies: { PolicyDocument: { Statement: { Action: string[]; Resource: { "Fn::Sub": string } }[] } }[];
-  }>("TaskRole");
-  const statements = Policies.flatMap(({ PolicyDocument }) => PolicyDocument.Statement);
-  expect(statements.map(({ Action }) => Action)).toEqual([rights(ofQueue), rights(ofDeadLetterQueue)]);
-  const queues = statements.map(({ Resource }) => /\{(\w+)\}$/.exec(Resource["Fn::Sub"])?.[1]);
-  expect(queues).toEqual(["Queue", "DeadLetterQueue"]);
+describe("the IAM policies of docs/aws.md", () => {
+  interface Policy {
+    Statement: { Sid: string; Action: string | string[] }[];
+  }
+  const policies = [...read("docs/aws.md").matchAll(/```json\n(.*?)```/gs)].map(
+    ([, text = ""]) => JSON.parse(text) as Policy,
+  );
+  // The last one is for SNS and EventBridge.
+  const [program, ...others] = policies.slice(0, -1).map(({ Statement }) => Statement.map(({ Action }) => Action));
+
+  test("are those of the role on ECS", () => {
+    const { Policies } = properties<{
+      Policies: { PolicyDocument: { Statement: { Action: string[]; Resource: { "Fn::Sub": string } }[] } }[];
+    }>("TaskRole");
+    const statements = Policies.flatMap(({ PolicyDocument }) => PolicyDocument.Statement);
+    expect(statements.map(({ Action }) => Action)).toEqual(program as string[][]);
+    const queues = statements.map(({ Resource }) => /\{(\w+)\}$/.exec(Resource["Fn::Sub"])?.[1]);
+    expect(queues).toEqual(["Queue", "DeadLetterQueue"]);
+  });
+
+  test("allow what the code calls, and nothing else", () => {
+    const files = ["queue", "scripts"].flatMap((dir) => [
+      ...new Bun.Glob(`${dir}/*.ts`).scanSync(join(import.meta.dir, "..")),
+    ]);
+    const calls = files.flatMap((path) => [...read(path).matchAll(/new (\w+)Command\(|\bsend\("(\w+)"/g)]);
+    // SQS has no permissions of its own for batches.
+    const actions = calls.map(([, command, action]) => `sqs:${(command ?? action ?? "").replace(/Batch$/, "")}`);
+    expect(actions.length).toBeGreaterThan(10);
+    const allowed = [program, ...others].flat(3);
+    expect([...new Set(actions)].sort()).toEqual([...new Set(allowed)].sort() as string[]);
+  });
 });
 
-test("the Redis user that README.md describes can count, read, audit and be the target of a copy", async () => {
-  const [, command = ""] = /redis-cli (ACL SETUSER orders .*?)\n```/s.exec(read("README.md")) ?? [];
+test("the Redis user that docs/operating.md describes can count, read, audit and be the target of a copy", async () => {
+  const [, command = ""] = /redis-cli (ACL SETUSER orders .*?)\n```/s.exec(read("docs/operating.md")) ?? [];
   const rules = command.replaceAll(/['\\]/g, "").split(/\s+/).slice(2);
   const redis = await startRedisServer();
   try {
