@@ -43,7 +43,7 @@ export class ConfigError extends Error {
 type Environment = Record<string, string | undefined>;
 
 /**
- * Reads the configuration from environment variables (README, "Configuration").
+ * Reads the configuration from environment variables (docs/configuration.md).
  *
  * @throws a `ConfigError` that lists every problem, not only the first one
  */

@@ -286,7 +286,7 @@ async function findMissingSettings({ config }: SQSClient, { endpoint }: QueueNam
 function adviceFor(error: unknown, { embedded, url, endpoint }: QueueName): string {
   const name = error instanceof Error ? error.name : "";
   if (name === "QueueDoesNotExist") return "Create it, or set SQS_QUEUE_NAME to have it created";
-  if (error instanceof AccessDenied) return "README lists the permissions that the program needs";
+  if (error instanceof AccessDenied) return "docs/aws.md lists the permissions that the program needs";
   if (/UnrecognizedClient|InvalidClientTokenId|SignatureDoesNotMatch/.test(name)) return "Check the AWS credentials";
   if (embedded) return "Is `bun run start` running?";
   if (!url && !endpoint)

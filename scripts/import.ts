@@ -50,10 +50,10 @@ export const importOrders = createCommand({
   notes: `JSON lines: each line is an order, or a line of \`redrive file\` or of --rejects, with the order in "body". CSV: a header row
 with the names of the fields. A row is an item (product_id, quantity, price_per_unit), with the rows of an order next to
 each other, or an order with its items as JSON in the column "items". Other columns are ignored.
-It is safe to run again: an order that was counted is a duplicate for as long as the program remembers its id (README,
-"marker window"). After that it is counted again. --dry-run finds the copies within the files, not what was counted
-before; it keeps every order id in memory, about 200 MB for a million orders. The queue is found by the environment
-variables of the program, and ON_VALUE_MISMATCH, ON_IMPLAUSIBLE_DATE and TIME_ZONE apply.`,
+It is safe to run again: an order that was counted is a duplicate for as long as the program remembers its id
+(docs/glossary.md, "marker window"). After that it is counted again. --dry-run finds the copies within the files, not
+what was counted before; it keeps every order id in memory, about 200 MB for a million orders. The queue is found by the
+environment variables of the program, and ON_VALUE_MISMATCH, ON_IMPLAUSIBLE_DATE and TIME_ZONE apply.`,
   examples: [
     "bun scripts/import.ts 2023.jsonl.gz 2024.jsonl.gz --dry-run",
     "bun scripts/import.ts shop.csv --map order_id=OrderNumber,user_id=Customer --rejects rejects.jsonl",

@@ -39,8 +39,8 @@ export const redrive = createCommand({
   options: OPTIONS,
   notes: `With --json, messages are printed one per line, the counts last. A message is deleted when its copy is in the
 queue or on disk: a kill loses none, but may leave one in both places. Moved back twice, it counts as a duplicate as long
-as the program remembers order ids (README, "marker window"). Messages that are not moved are in flight until the command
-ends, after a kill for up to ${VISIBILITY_TIMEOUT_SECONDS / 60} minutes. Messages that arrive during "back" stay: they may be the same, rejected again.
+as the program remembers order ids (docs/glossary.md, "marker window"). Messages that are not moved are in flight until
+the command ends, after a kill for up to ${VISIBILITY_TIMEOUT_SECONDS / 60} minutes. Messages that arrive during "back" stay: they may be the same, rejected again.
 Each run counts as a receive, should the dead-letter queue have a redrive policy. The queue is found by the environment
 variables of the program.`,
   examples: [

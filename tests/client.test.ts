@@ -12,10 +12,10 @@ setDefaultTimeout(60_000);
 
 const ROOT = join(import.meta.dir, "..");
 
-/** The typed client of the README. */
+/** The typed client of docs/api.md. */
 async function example(): Promise<string> {
-  const readme = await Bun.file(join(ROOT, "README.md")).text();
-  return /```ts\n(import { treaty }.*?)```/s.exec(readme)?.[1] ?? "";
+  const page = await Bun.file(join(ROOT, "docs/api.md")).text();
+  return /```ts\n(import { treaty }.*?)```/s.exec(page)?.[1] ?? "";
 }
 
 /** Writes a program beside the others, since it imports their types, and takes it away again. */
@@ -41,7 +41,7 @@ const compile = (file: string) => {
   return compiler.stdout.toString();
 };
 
-test("the README's typed client compiles, and prints what the API says", async () => {
+test("the documented typed client compiles, and prints what the API says", async () => {
   const dir = temporaryFolder();
   const store = await openStore({ kind: "sqlite", path: join(dir, "orders.db") });
   await store.record([order({ userId: "U5678", cents: 320_075, day: new Date().toISOString().slice(0, 10) })]);

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { ConfigError, readConfig } from "../config.ts";
 import { bypassProxyForLoopback } from "../loopback.ts";
 
@@ -365,4 +366,18 @@ test.each([
 ])("bypassProxyForLoopback() changes %j to %j", (env, expected) => {
   bypassProxyForLoopback(env);
   expect(env).toEqual(expected as never);
+});
+
+test("docs/configuration.md has every variable that is read, and no others", async () => {
+  const page = await Bun.file(join(import.meta.dir, "../docs/configuration.md")).text();
+  const rows = page.split("## Read by the runtime")[0]?.matchAll(/^\| (`[^|]+`) \|/gm) ?? [];
+  const documented = [...rows].flatMap(([, names = ""]) => [...names.matchAll(/`(\w+)`/g)].map(([, name]) => name));
+  const read = new Set<string>();
+  const env = { ...COLLECTOR, OTEL_TRACES_SAMPLER: "traceidratio", SQS_QUEUE_NAME: "orders" };
+  function get(target: typeof env, name: string) {
+    read.add(name);
+    return target[name as keyof typeof env];
+  }
+  readConfig(new Proxy(env, { get }));
+  expect(documented.sort()).toEqual([...read].sort());
 });

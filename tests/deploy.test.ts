@@ -8,14 +8,17 @@ import type { IDeployment } from "kubernetes-models/apps/v1/Deployment";
 import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
 import type { IService } from "kubernetes-models/v1/Service";
 import { readConfig } from "../config.ts";
+import { locateQueue } from "../queue/setup.ts";
 import { auditStore } from "../store/audit.ts";
 import { openStore } from "../store/open.ts";
 import { cloudFormationProblems, type Template } from "./support/cloudformation.ts";
 import { order } from "./support/orders.ts";
-import { temporaryFolder } from "./support/program.ts";
+import { AWS, startProgram, temporaryFolder } from "./support/program.ts";
+import { startTestEmulator } from "./support/queues.ts";
 import { cli } from "./support/redis-cluster.ts";
 import { startRedisServer } from "./support/redis-server.ts";
 import { composeProblems, kubernetesProblems } from "./support/schemas.ts";
+import { waitFor } from "./support/wait-for.ts";
 
 // The compiler runs, and AWS's specification is large: bun's five seconds would fail a test that is only slow.
 setDefaultTimeout(30_000);
@@ -269,21 +272,106 @@ test("an unknown rate changes nothing on Kubernetes: a query without a result is
   }
 });
 
-test("the role on ECS has the rights that README.md lists, and no others", () => {
-  const [, ofQueue = "", ofDeadLetterQueue = ""] =
-    /process needs\s(.*?) on the queue,\s(.*?) on its dead-letter queue/s.exec(read("README.md")) ?? [];
-  const rights = (text: string) => [...text.matchAll(/`(?:sqs:)?(\w+)`/g)].map(([, action]) => `sqs:${action}`);
-  const { Policies } = properties<{
-    Policies: { PolicyDocument: { Statement: { Action: string[]; Resource: { "Fn::Sub": string } }[] } }[];
-  }>("TaskRole");
-  const statements = Policies.flatMap(({ PolicyDocument }) => PolicyDocument.Statement);
-  expect(statements.map(({ Action }) => Action)).toEqual([rights(ofQueue), rights(ofDeadLetterQueue)]);
-  const queues = statements.map(({ Resource }) => /\{(\w+)\}$/.exec(Resource["Fn::Sub"])?.[1]);
-  expect(queues).toEqual(["Queue", "DeadLetterQueue"]);
+describe("the IAM policies of docs/aws.md", () => {
+  interface Policy {
+    Statement: { Action: string | string[]; Resource: string | string[] }[];
+  }
+  const policies = [...read("docs/aws.md").matchAll(/```json\n(.*?)```/gs)].map(
+    ([, text = ""]) => JSON.parse(text) as Policy,
+  );
+  // The last one is for SNS and EventBridge.
+  const [program, ...others] = policies.slice(0, -1).map(({ Statement }) => Statement.map(({ Action }) => Action));
+
+  test("are those of the role on ECS", () => {
+    const { Policies } = properties<{
+      Policies: { PolicyDocument: { Statement: { Action: string[]; Resource: { "Fn::Sub": string } }[] } }[];
+    }>("TaskRole");
+    const statements = Policies.flatMap(({ PolicyDocument }) => PolicyDocument.Statement);
+    expect(statements.map(({ Action }) => Action)).toEqual(program as string[][]);
+    const queues = statements.map(({ Resource }) => /\{(\w+)\}$/.exec(Resource["Fn::Sub"])?.[1]);
+    expect(queues).toEqual(["Queue", "DeadLetterQueue"]);
+  });
+
+  test("allow what the code calls, and nothing else", () => {
+    const files = ["queue", "scripts"].flatMap((dir) => [
+      ...new Bun.Glob(`${dir}/*.ts`).scanSync(join(import.meta.dir, "..")),
+    ]);
+    const calls = files.flatMap((path) => [...read(path).matchAll(/new (\w+)Command\(|\bsend\("(\w+)"/g)]);
+    // SQS has no permissions of its own for batches.
+    const actions = calls.map(([, command, action]) => `sqs:${(command ?? action ?? "").replace(/Batch$/, "")}`);
+    expect(actions.length).toBeGreaterThan(10);
+    const allowed = [program, ...others].flat(3);
+    expect([...new Set(actions)].sort()).toEqual([...new Set(allowed)].sort() as string[]);
+  });
+
+  test("are enough for the program and its commands, which use every right", async () => {
+    const emulator = await startTestEmulator();
+    await locateQueue({ name: "orders", endpoint: emulator.endpoint, embedded: true });
+    const rights = policies.slice(0, 2).map(rightsOf);
+    const proxies = rights.map((each) => startWithRights(emulator.endpoint, each));
+    const [forProgram, forPerson] = proxies;
+    const program = await startProgram({ ...forProgram?.env, DATA_DIR: temporaryFolder() });
+    try {
+      await runScript(["populate.ts", "--orders=20", "--invalid=50", "--seed=7"], forPerson?.env);
+      const rejected = /orders_total\{outcome="rejected"\} [1-9]/;
+      await waitFor("a rejected order", async () => rejected.test(await (await program.get("/metrics")).text()));
+      // A list makes its messages visible again, which the move deletes.
+      await runScript(["redrive.ts", "list"], forPerson?.env);
+      await runScript(["redrive.ts", "back", "--limit=1"], forPerson?.env);
+    } finally {
+      program.kill("SIGTERM");
+      await program.exited;
+      await Promise.all([...proxies, emulator].map((server) => server.stop()));
+    }
+    expect(proxies.map(({ used }) => used)).toEqual(rights);
+  });
+
+  /** Rights as "action queue", such as "sqs:SendMessage orders-dlq". */
+  function rightsOf({ Statement }: Policy): Set<string> {
+    const rights = Statement.flatMap(({ Action, Resource }) =>
+      [Action].flat().flatMap((action) => [Resource].flat().map((arn) => `${action} ${arn.split(":").at(-1)}`)),
+    );
+    return new Set(rights);
+  }
+
+  /** A proxy before the emulator that denies what these rights do not allow, as IAM does. */
+  function startWithRights(endpoint: string, rights: Set<string>) {
+    const used = new Set<string>();
+    const server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      async fetch(request) {
+        const body = await request.text();
+        const { QueueName, QueueUrl = "" } = JSON.parse(body) as { QueueName?: string; QueueUrl?: string };
+        const action = request.headers
+          .get("x-amz-target")
+          ?.split(".")[1]
+          ?.replace(/Batch$/, "");
+        const right = `sqs:${action} ${QueueName ?? QueueUrl.split("/").at(-1)}`;
+        used.add(right);
+        if (rights.has(right)) return await fetch(endpoint, { method: "POST", headers: request.headers, body });
+        return Response.json({ __type: "com.amazonaws.sqs#AccessDeniedException", message: right }, { status: 403 });
+      },
+    });
+    const url = `http://127.0.0.1:${server.port}`;
+    const env = { ...AWS, AWS_ENDPOINT_URL: url, SQS_QUEUE_URL: `${url}/000000000000/orders` };
+    return { env, used, stop: () => server.stop(true) };
+  }
+
+  async function runScript([name, ...options]: string[], env: Record<string, string> = {}) {
+    const command = [process.execPath, `scripts/${name}`, ...options];
+    const child = Bun.spawn(command, {
+      cwd: join(import.meta.dir, ".."),
+      env: { PATH: Bun.env.PATH, ...env },
+      stderr: "pipe",
+    });
+    const errors = await child.stderr.text();
+    expect(await child.exited, errors).toBe(0);
+  }
 });
 
-test("the Redis user that README.md describes can count, read, audit and be the target of a copy", async () => {
-  const [, command = ""] = /redis-cli (ACL SETUSER orders .*?)\n```/s.exec(read("README.md")) ?? [];
+test("the Redis user that docs/operating.md describes can count, read, audit and be the target of a copy", async () => {
+  const [, command = ""] = /redis-cli (ACL SETUSER orders .*?)\n```/s.exec(read("docs/operating.md")) ?? [];
   const rules = command.replaceAll(/['\\]/g, "").split(/\s+/).slice(2);
   const redis = await startRedisServer();
   try {

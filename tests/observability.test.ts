@@ -138,12 +138,12 @@ function metricsOf(expr: string): string[] {
   return words.filter((word) => !["and", "or", "unless", "bool", "offset"].includes(word));
 }
 
-describe("OPERATING.md", () => {
-  const sections = read("OPERATING.md").split(/^#+ /m);
+describe("docs/operating.md", () => {
+  const sections = read("docs/operating.md").split(/^#+ /m);
   const anchorOf = (section: string) => (section.split("\n")[0] ?? "").toLowerCase().replaceAll(" ", "-");
 
   test.each(alerts)("has the runbook of $alert", ({ alert, annotations }) => {
-    expect(annotations.runbook_url).toBe(`OPERATING.md#${alert.toLowerCase()}`);
+    expect(annotations.runbook_url).toBe(`docs/operating.md#${alert.toLowerCase()}`);
     const section = sections.find((section) => anchorOf(section) === alert.toLowerCase());
     expect(section).toBeDefined();
     for (const part of ["**Means:**", "1. ", "2. ", "3. ", "**Do:**", "**Do not:**"]) expect(section).toContain(part);
