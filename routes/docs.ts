@@ -3,6 +3,7 @@ import { swagger } from "@elysiajs/swagger";
 import { Elysia } from "elysia";
 // Not the package itself, which would load all of Swagger UI into the server, 25 MB.
 import absolutePath from "swagger-ui-dist/absolute-path.js";
+import { version } from "../package.json";
 import { schemas } from "./openapi.ts";
 import { Problem } from "./problem.ts";
 
@@ -64,7 +65,7 @@ const describe = (timeZone: string) =>
 const DOCUMENT = {
   info: {
     title: "Order statistics API",
-    version: "1.0.0",
+    version,
   },
   tags: [
     { name: "stats", description: "Overall and daily totals" },

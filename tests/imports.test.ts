@@ -27,7 +27,8 @@ const ARROWS: Record<string, string[]> = {
   "consumer/json.ts": [],
   "consumer/timestamp.ts": [],
   consumer: [...SHARED, "consumer", "queue", "store", "log.ts"],
-  routes: [...SHARED, "routes", "queue", "store"],
+  // The version.
+  routes: [...SHARED, "package.json", "routes", "queue", "store"],
   // What the bench compares with the program does the program's work.
   "scripts/bench/competitors/consumers.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
   "scripts/redrive.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/envelope.ts"],
