@@ -4,6 +4,7 @@ import { Elysia } from "elysia";
 import favicon from "swagger-ui-dist/favicon-32x32.png" with { type: "file" };
 import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 import script from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
+import { version } from "../package.json";
 import { schemas } from "./openapi.ts";
 import { Problem } from "./problem.ts";
 
@@ -70,7 +71,7 @@ const describe = (timeZone: string) =>
 const DOCUMENT = {
   info: {
     title: "Order statistics API",
-    version: "1.0.0",
+    version,
   },
   tags: [
     { name: "stats", description: "Overall and daily totals" },

@@ -2,6 +2,7 @@ import { Elysia } from "elysia";
 import Type from "typebox";
 import { cachedFor, withDeadline } from "../deadline.ts";
 import { messageOf } from "../errors.ts";
+import { version } from "../package.json";
 import type { Queue } from "../queue/queue.ts";
 import { withoutDetails } from "../queue/request.ts";
 import type { DataLoss } from "../store/data-loss.ts";
@@ -81,7 +82,7 @@ async function checkAll({ store, storeKind, depth, workers, dataLoss }: HealthDe
 
 const WELCOME = {
   message: "Welcome to Qyrus Assignment API",
-  version: "1.0.0",
+  version,
   docs: "/docs",
   health: "/health",
 };

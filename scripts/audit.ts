@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { readConfig } from "../config.ts";
 import { type Audit, auditStore, repairTotal } from "../store/audit.ts";
 import { openStore } from "../store/open.ts";
+import { PERIODS } from "../store/periods.ts";
 import { pluralize } from "../text.ts";
 import { type CommandResult, type Context, createCommand } from "./cli.ts";
 import { formatCents } from "./progress.ts";
@@ -36,8 +37,8 @@ async function run({ repair }: { repair: boolean }, { env, progress, printToStde
       await printToStderr(repaired ? "Restored the overall total from the days" : "The overall total needs no repair");
     }
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
-      // Every order is on four leaderboards: day, week, month and year.
-      const expected = 4 * (await store.global()).orders;
+      // Every order is on a leaderboard of each period.
+      const expected = PERIODS.length * (await store.global()).orders;
       const update = progress(expected, "entry on leaderboards", "entries on leaderboards");
       let read = 0;
       const result = await auditStore(store, (orders) => {

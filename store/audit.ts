@@ -27,7 +27,7 @@ const USERS_AT_ONCE = 500_000;
  * - The year leaderboards add up to the totals of each user.
  * - No key holds data of another program.
  *
- * @param onOrders is called with the number of orders on each page of a leaderboard. Every order is on four leaderboards
+ * @param onOrders is called with the number of orders on each page of a leaderboard. Every order is on a leaderboard of each period
  * @param usersAtOnce lower in tests
  * @returns the first differences, and in `moved` whether orders were counted during the audit, which can cause differences
  */

@@ -8,7 +8,7 @@ interface Definition {
   parse(text: string): string | undefined;
 }
 
-/** The periods of leaderboards. A new period needs only another entry here. */
+/** The periods of leaderboards. CONTRIBUTING.md has the steps for a new one. */
 const DEFINITIONS = {
   d: {
     name: "day",

@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { IScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
 import type { IPodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
@@ -12,6 +12,7 @@ import { locateQueue } from "../queue/setup.ts";
 import { auditStore } from "../store/audit.ts";
 import { openStore } from "../store/open.ts";
 import { cloudFormationProblems, type Template } from "./support/cloudformation.ts";
+import { install } from "./support/install.ts";
 import { order } from "./support/orders.ts";
 import { AWS, startProgram, temporaryFolder } from "./support/program.ts";
 import { startTestEmulator } from "./support/queues.ts";
@@ -180,6 +181,7 @@ describe("images", () => {
 
   test("of the program have its version", () => {
     for (const image of ours) expect(image).toEndWith(`/order-stats:${version}`);
+    expect(read("Dockerfile")).toContain(`LABEL org.opencontainers.image.version=${version} `);
     expect(bases).toHaveLength(1);
     expect(others).toHaveLength(5);
   });
@@ -194,22 +196,6 @@ test("no container of compose has a capability or can gain one, and Redis and th
 });
 
 describe("installing the dependencies", () => {
-  const ROOT = join(import.meta.dir, "..");
-
-  /** Installs what the lockfile says into a folder that does not outlive the test process. @returns the folder and the output */
-  async function install(...options: string[]) {
-    const dir = temporaryFolder();
-    for (const path of ["package.json", "bun.lock", "bunfig.toml", "patches"])
-      cpSync(join(ROOT, path), join(dir, path), { recursive: true });
-    const command = [process.execPath, "install", "--frozen-lockfile", "--verbose", ...options];
-    // A script that ran in spite of the test would send nothing.
-    const env = { ...process.env, SCARF_ANALYTICS: "false" };
-    const child = Bun.spawn(command, { cwd: dir, env, stdout: "pipe", stderr: "pipe" });
-    const [stdout, stderr, exitCode] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-    expect(exitCode, stderr).toBe(0);
-    return { dir, output: stdout + stderr };
-  }
-
   test("runs no script of a package, not even of those that Bun trusts by default", async () => {
     const { dir, output } = await install();
     expect(output).not.toContain("Starting scripts for");

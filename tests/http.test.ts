@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
+import { version } from "../package.json";
 import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
 import type { HistoryOutcome, RecentOrder } from "../store/store.ts";
@@ -578,9 +579,11 @@ describe("documentation", () => {
 
   test("the document names every route with a summary, an example and its problems", async () => {
     const document = (await json("/docs/json")) as {
+      info: { version: string };
       paths: Record<string, Record<string, Operation>>;
       tags: { name: string }[];
     };
+    expect(document.info.version).toBe(version);
     expect(Object.keys(document.paths).sort()).toEqual([
       "/",
       "/events",

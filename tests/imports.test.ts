@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { dirname, join, relative } from "node:path";
+import manifest from "../package.json";
 
 const ROOT = join(import.meta.dir, "..");
 
@@ -28,7 +29,8 @@ const ARROWS: Record<string, string[]> = {
   "consumer/json.ts": [],
   "consumer/timestamp.ts": [],
   consumer: [...SHARED, "consumer", "queue", "store", "log.ts"],
-  routes: [...SHARED, "routes", "queue", "store"],
+  // The version.
+  routes: [...SHARED, "package.json", "routes", "queue", "store"],
   // What the bench compares with the program does the program's work.
   "scripts/bench/competitors/consumers.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/order.ts"],
   "scripts/redrive.ts": [...SHARED, "scripts", "config.ts", "queue", "store", "consumer/envelope.ts"],
@@ -128,4 +130,33 @@ test("only config.ts, and scripts and index.ts on its behalf, read the environme
   for (const file of [...files, "log.ts"]) {
     expect(await Bun.file(join(ROOT, file)).text(), file).not.toMatch(/(process|Bun|import\.meta)\.env/);
   }
+});
+
+const NO_PACKAGE = /^(\.|node:|bun(:|$))/;
+const packageOf = (path: string) => path.split("/", path.startsWith("@") ? 2 : 1).join("/");
+const sorted = (packages: string[]) => [...new Set(packages)].sort();
+
+test("what the program and its commands import, and nothing else, is installed for production", async () => {
+  const { dependencies, optionalDependencies } = manifest;
+  // The bench runs from a working copy.
+  const shipped = files().filter((file) => !file.startsWith("scripts/bench"));
+  const sources = await Promise.all(shipped.map((file) => Bun.file(join(ROOT, file)).text()));
+  const imported = sources
+    .flatMap((source) => transpiler.scanImports(source))
+    .map(({ path }) => path)
+    .filter((path) => !NO_PACKAGE.test(path));
+  expect(sorted(imported.map(packageOf))).toEqual(sorted(Object.keys({ ...dependencies, ...optionalDependencies })));
+});
+
+test("no file imports a package that package.json does not name, not even for its types", async () => {
+  const { dependencies, optionalDependencies, devDependencies } = manifest;
+  const named = Object.keys({ ...dependencies, ...optionalDependencies, ...devDependencies });
+  const paths = [...files(), ...new Bun.Glob("tests/**/*.ts").scanSync(ROOT)];
+  const sources = await Promise.all(paths.map((file) => Bun.file(join(ROOT, file)).text()));
+  const imported = sources
+    .flatMap((source) => [...source.matchAll(/(?:from |import\(|require\.resolve\()"([@a-z][^"]*)"/g)])
+    .map(([, path = ""]) => path)
+    .filter((path) => !NO_PACKAGE.test(path));
+  expect(imported.length).toBeGreaterThan(50);
+  expect(sorted(imported.map(packageOf)).filter((name) => !named.includes(name))).toEqual([]);
 });

@@ -101,7 +101,7 @@ const anchorsOf = (page: string) =>
 test("every link to a page, a section or an image of docs/ has a target", () => {
   const docs = readdirSync(join(ROOT, "docs")).filter((name) => name.endsWith(".md"));
   const broken = ["README.md", ...docs.map((name) => `docs/${name}`)].flatMap((page) => {
-    const links = read(page).matchAll(/(?:\]\(|src="|srcset=")(?!https?:|[A-Z])([^)"#\s]*)#?([^)"\s]*)[)"]/g);
+    const links = read(page).matchAll(/(?:\]\(|src="|srcset=")(?!https?:)([^)"#\s]*)#?([^)"\s]*)[)"]/g);
     return [...links].flatMap(([link, path, anchor]) => {
       const target = path ? join(dirname(page), path) : page;
       const found = existsSync(join(ROOT, target)) && (!anchor || anchorsOf(target).includes(anchor));
