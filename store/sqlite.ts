@@ -212,14 +212,22 @@ function keepTimeZone(db: Database, timeZone: string) {
   checkTimeZone(db, timeZone);
 }
 
+/** In one transaction, because another program may be creating the tables. */
+const isOfAnotherVersion = (db: Database) =>
+  db
+    .transaction(() => {
+      const { user_version: version = 0 } = db.query<{ user_version: number }, []>("PRAGMA user_version").get() ?? {};
+      const isUsed = db.query("SELECT 1 FROM sqlite_schema WHERE name = 'markers'").get() !== null;
+      return isUsed && version !== SCHEMA_VERSION;
+    })
+    .deferred();
+
 function openDatabase(path: string, timeZone: string | undefined): Database {
   try {
     mkdirSync(dirname(path), { recursive: true });
     const db = new Database(path, { create: true, strict: true });
     db.run(`PRAGMA busy_timeout = ${OPEN_BUSY_TIMEOUT_MS}`);
-    const { user_version: version = 0 } = db.query<{ user_version: number }, []>("PRAGMA user_version").get() ?? {};
-    const isUsed = db.query("SELECT 1 FROM sqlite_schema WHERE name = 'markers'").get() !== null;
-    if (version !== SCHEMA_VERSION && isUsed)
+    if (isOfAnotherVersion(db))
       throw new Error("it was written by another version of this program. Use that version, or set another DATA_DIR");
     db.run(`PRAGMA page_size = ${PAGE_BYTES}`);
     db.run("PRAGMA journal_mode = WAL");
