@@ -84,6 +84,7 @@ const WELCOME = {
   version: "1.0.0",
   docs: "/docs",
   health: "/health",
+  dashboard: "/dashboard",
 };
 
 const welcomeDetail = operation("service", "Entry point with links", {
@@ -94,6 +95,7 @@ const welcomeDetail = operation("service", "Entry point with links", {
     version: Text(WELCOME.version),
     docs: Text("/docs"),
     health: Text("/health"),
+    dashboard: Text("/dashboard"),
   }),
 });
 const healthDetail = operation("service", "Health of the store, the queue and the consumers", {

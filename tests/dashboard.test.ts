@@ -47,7 +47,13 @@ const orderOf = (user: string, value: number, more: object = {}) =>
   });
 
 /** The page, and what it asked for and complained about. */
-async function open({ width = 1280, scheme = "light" as "light" | "dark", url = program.url, key = "" } = {}) {
+async function open({
+  width = 1280,
+  scheme = "light" as "light" | "dark",
+  url = program.url,
+  path = "dashboard",
+  key = "",
+} = {}) {
   const credentials = key && { httpCredentials: { username: "anybody", password: key } };
   const context = await browser.newContext({
     viewport: { width, height: 900 },
@@ -61,7 +67,7 @@ async function open({ width = 1280, scheme = "light" as "light" | "dark", url = 
   page.on("request", (request) => asked.push(request.url()));
   page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(error.message));
-  await page.goto(`${url}/dashboard`);
+  await page.goto(`${url}/${path}`);
   return { page, asked, complaints, [Symbol.asyncDispose]: () => context.close() };
 }
 
@@ -304,6 +310,22 @@ describe("the dashboard", () => {
     await elsewhere.exited;
   });
 
+  test("/docs follows the theme, lists tags and schemas, and has no Authorize button, because no key is set", async () => {
+    for (const scheme of ["light", "dark"] as const) {
+      await using opened = await open({ scheme, path: "docs" });
+      const { page, complaints } = opened;
+      await shows(page, "#operations-tag-orders", "Outcomes of single orders");
+      await shows(page, ".models", "DailyStats");
+      expect(await page.title()).toBe("order-stats API");
+      await shows(page, ".info .title", "order-stats");
+      expect(await page.locator(".authorize, .authorization__btn").count()).toBe(0);
+      expect(await page.locator(".scheme-container").isVisible()).toBe(false);
+      const background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor");
+      expect(background).toBe(scheme === "dark" ? "rgb(28, 32, 34)" : "rgba(0, 0, 0, 0)");
+      expect(complaints).toEqual([]);
+    }
+  });
+
   test("with API_KEY the browser asks for it once, for the stream too", async () => {
     const locked = await startProgram({ DATA_DIR: temporaryFolder(), API_KEY: "open sesame", CONSUMER_WORKERS: "0" });
     await using opened = await open({ url: locked.url, key: "open sesame" });
@@ -315,6 +337,8 @@ describe("the dashboard", () => {
     expect(await downloaded(opened.page, "#days-csv")).toEndWith(`\r\n${day},0,0\r\n`);
     expect(await downloaded(opened.page, "#top-csv")).toBe("user_id,order_count,total_spend\r\n");
     expect(await downloaded(opened.page, "[href^=users]")).toBe("user_id,order_count,total_spend\r\n");
+    await opened.page.goto(`${locked.url}/docs`);
+    await shows(opened.page, ".authorize", "Authorize");
     locked.kill("SIGTERM");
     await locked.exited;
   });

@@ -71,7 +71,16 @@ const as_of = expect.stringMatching(/^20\d\d-\d\d-\d\dT.*Z$/);
 
 describe("answers", () => {
   test.each([
-    ["/", { message: "Welcome to Qyrus Assignment API", version: "1.0.0", docs: "/docs", health: "/health" }],
+    [
+      "/",
+      {
+        message: "Welcome to Qyrus Assignment API",
+        version: "1.0.0",
+        docs: "/docs",
+        health: "/health",
+        dashboard: "/dashboard",
+      },
+    ],
     ["/stats/global", { total_orders: 3, total_revenue: 3220.84, as_of }],
     ["/users/U5678/stats", { user_id: "U5678", order_count: 1, total_spend: 3200.75, as_of }],
     ["/users/nobody/stats", { user_id: "nobody", order_count: 0, total_spend: 0, as_of }],

@@ -50,6 +50,7 @@ describe("with no environment", () => {
     const program = await startProgram({ DATA_DIR: temporaryFolder() });
     const started = eventsOf(program.output()).find(({ event }) => event === "started");
     expect(started).toMatchObject({
+      dashboard: `${program.url}/dashboard`,
       docs: `${program.url}/docs`,
       store: "sqlite",
       send_orders: `EMBEDDED_QUEUE_PORT=${new URL(started?.queue as string).port} bun scripts/populate.ts`,
