@@ -12,6 +12,7 @@ RUN bun install --frozen-lockfile --production --omit=optional \
  && find node_modules -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' -o -name '*.d.cts' \) -delete
 
 FROM bun
+LABEL org.opencontainers.image.title=order-stats
 # Loopback, the default host, cannot be reached from outside a container.
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8000
 COPY --from=dependencies /app/node_modules node_modules
