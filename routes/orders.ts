@@ -10,7 +10,6 @@ import {
   type RecentOrder,
   type Store,
 } from "../store/store.ts";
-import { pluralize } from "../text.ts";
 import { toAmount } from "./amount.ts";
 import { AsOf, asOf, Count, Nullable, OneOf, operation, Text } from "./openapi.ts";
 import { decodeId, fromStore } from "./problem.ts";
@@ -68,7 +67,7 @@ export function orderRoutes({ store }: { store: Store }) {
 }
 
 const explainUnknown = (days: number) =>
-  `It was not counted within the last ${pluralize(days, "day")}, and no rejected order with this id is kept. Its message may not have been ` +
+  `It was not counted within the last ${days === 1 ? "day" : `${days} days`}, and no rejected order with this id is kept. Its message may not have been ` +
   "sent, may still be in the queue, or was rejected without a readable order_id";
 
 /** @returns what is known about an order, for the response */

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
+import { orderRoutes } from "../routes/orders.ts";
 import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
 import type { HistoryOutcome, RecentOrder } from "../store/store.ts";
@@ -383,6 +384,15 @@ test("an order's state is followed by what is known about it", async () => {
     const response = await fetch(`${other.url}/orders/${encodeURIComponent(id)}`);
     expect(await response.json()).toEqual({ order_id: id, ...known, window_days: expect.any(Number), as_of });
   }
+});
+
+test("where markers live for a day, an unknown order was not counted within the last day", async () => {
+  const store = await openStore({ kind: "sqlite", path: join(temporaryFolder(), "orders.db"), windowSeconds: 86_400 });
+  const response = await orderRoutes({ store }).handle(new Request("http://localhost/orders/nobody's"));
+  const { window_days, detail } = (await response.json()) as Record<string, unknown>;
+  expect(window_days).toBe(1);
+  expect(detail).toStartWith("It was not counted within the last day, and");
+  await store.close();
 });
 
 describe("problems", () => {
