@@ -291,6 +291,7 @@ describe("the dashboard", () => {
     await shows(page, "#dead", "unknown");
     await redis.kill();
     await shows(page, "#problems", "store: not connected. Orders are kept in the queue");
+    expect(await text(page, "#problems p")).toMatch(/The totals are those of \d\d:\d\d:\d\d\.\|dead-letter queue/);
     await page.getByText("Year", { exact: true }).click();
     await page.getByText("7 days", { exact: true }).click();
     await page.getByLabel("User id").fill("U1");

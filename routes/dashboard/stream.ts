@@ -23,7 +23,7 @@ export function connect(reload: () => void) {
     connected = true;
     lastEventMs = performance.now();
     const state: State = JSON.parse(data);
-    const hadProblems = byId("problems").hidden === false;
+    const hadProblems = !byId("problems").hidden;
     const isNewDay = state.today !== day;
     day = state.today;
     render(state);
@@ -51,8 +51,8 @@ export const clearChange = () => {
 
 let problems: string[] = [];
 let asOfMs = 0;
-/** @returns whether the store could not be read, so that the totals are older ones */
-const isOld = () => problems.some((problem) => problem.startsWith("store: "));
+/** @returns whether the problem is that the store could not be read, so that the totals are older ones */
+const isStoreProblem = (problem: string) => problem.startsWith("store: ");
 
 function render(state: State) {
   problems = state.problems;
@@ -172,7 +172,7 @@ export function renderStatus() {
   else if (!connected) [status.dataset.state, status.textContent] = broken(`Reconnecting, ${last}`);
   else if (age * 1000 >= STALE_MS) [status.dataset.state, status.textContent] = ["stale", `Stale, ${last}`];
   else if (problems.length > 0)
-    [status.dataset.state, status.textContent] = [isOld() ? "broken" : "degraded", "Degraded"];
+    [status.dataset.state, status.textContent] = [problems.some(isStoreProblem) ? "broken" : "degraded", "Degraded"];
   else if (status.dataset.state !== "live") [status.dataset.state, status.textContent] = ["live", "Live"];
   const element = byId("problems");
   const shown = connected === false ? [UNREACHABLE] : problems.map(withAdvice);
@@ -201,8 +201,8 @@ const ADVICE: [string, string][] = [
 
 function withAdvice(problem: string): string {
   const advice = ADVICE.find(([beginning]) => problem.startsWith(beginning))?.[1];
-  const totals = isOld() ? ` The totals are those of ${clock.format(asOfMs)}.` : "";
-  return [problem, advice].filter(Boolean).join(". ") + (problem.startsWith("store: ") ? totals : "");
+  const totals = isStoreProblem(problem) && asOfMs > 0 ? ` The totals are those of ${clock.format(asOfMs)}.` : "";
+  return advice ? `${problem}. ${advice}${totals}` : problem;
 }
 
 const broken = (text: string): [string, string] => ["broken", text];

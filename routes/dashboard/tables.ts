@@ -129,7 +129,7 @@ function noOrders(scope: string, form: HTMLFormElement, name: string, widest: st
   const radios = form.elements.namedItem(name) as RadioNodeList;
   const note = make("span", "", `No orders in this ${scope}`);
   if (totalOrders() <= 0) return note;
-  if (radios.value === widest) note.append(`: all ${integer.format(totalOrders())} are of other days`);
+  if (radios.value === widest) note.append(". There are orders of other days");
   else {
     const button = make("button", "link", `Show ${label}`);
     button.onclick = () => {
