@@ -221,6 +221,7 @@ function logStarted(
     log.warn({ event: "no_api_key", msg: `anyone who can reach ${http.host} can read the statistics: set API_KEY` });
   const fields = {
     api: url,
+    dashboard: `${url}/dashboard`,
     docs: `${url}/docs`,
     queue: queueUrl,
     store: store.kind,
@@ -231,7 +232,7 @@ function logStarted(
   };
   if (!pretty) return log.info({ event: "started", ...fields });
   const lines = Object.entries(fields).map(([name, value]) => `  ${name.replace("_", " ").padEnd(12)} ${value}`);
-  console.log(`\n${lines.map(printable).join("\n")}\n`);
+  console.log(`\norder-stats\n${lines.map(printable).join("\n")}\n`);
 }
 
 function sendCommand(endpoint: string): string {

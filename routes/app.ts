@@ -95,7 +95,7 @@ export function createApp(deps: ApiDeps) {
     })
     .use(healthRoutes({ ...deps, depth }))
     .use(metricsRoutes({ ...deps, depth, registry }))
-    .use(docsRoutes(deps.timeZone))
+    .use(docsRoutes(deps))
     .use(statsRoutes(deps))
     .use(userRoutes(deps))
     .use(orderRoutes(deps))

@@ -19,8 +19,9 @@ const PAGE = `<!doctype html>
 <head>
   <meta charset="utf-8">
   <meta name="viewport" content="width=device-width, initial-scale=1">
-  <title>Order statistics API</title>
+  <title>order-stats API</title>
   <link rel="stylesheet" href="docs/swagger-ui.css">
+  <style>.scheme-container:not(:has(.authorize)) { display: none }</style>
   <link rel="icon" href="docs/favicon-32x32.png">
 </head>
 <body>
@@ -30,7 +31,21 @@ const PAGE = `<!doctype html>
 </body>
 </html>
 `;
-const START = `SwaggerUIBundle({ url: "docs/json", dom_id: "#swagger-ui", deepLinking: true });\n`;
+/** @returns the script of the page: follows the theme of the browser, and has buttons for the key only if one is set */
+const startScript = (hasKey: boolean) => `
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const setTheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", setTheme);
+setTheme();
+const none = () => () => null;
+const withoutKey = { wrapComponents: { authorizeBtn: none, authorizeOperationBtn: none } };
+SwaggerUIBundle({
+  url: "docs/json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  plugins: [${hasKey ? "" : "withoutKey"}],
+});
+`;
 const PAGE_HEADERS = {
   "content-type": "text/html; charset=utf-8",
   // Only resources of this server, no inline scripts, no frames. Swagger UI needs inline styles.
@@ -41,7 +56,7 @@ const PAGE_HEADERS = {
 };
 
 /** @returns the routes of the OpenAPI document and of Swagger UI, from local files: the plugin's own page loads it from a CDN */
-export function docsRoutes(timeZone: string) {
+export function docsRoutes({ timeZone, apiKey }: { timeZone: string; apiKey?: string }) {
   const hide = { detail: { hide: true } };
   return new Elysia({ name: "docs" })
     .use(
@@ -53,7 +68,11 @@ export function docsRoutes(timeZone: string) {
       }),
     )
     .get("/docs", () => new Response(PAGE, { headers: PAGE_HEADERS }), hide)
-    .get("/docs/start.js", () => new Response(START, { headers: { "content-type": "text/javascript" } }), hide)
+    .get(
+      "/docs/start.js",
+      () => new Response(startScript(apiKey !== undefined), { headers: { "content-type": "text/javascript" } }),
+      hide,
+    )
     .get(
       "/docs/:asset",
       ({ params: { asset } }) => {
@@ -70,7 +89,7 @@ const describe = (timeZone: string) =>
 
 const DOCUMENT = {
   info: {
-    title: "Order statistics API",
+    title: "order-stats",
     version,
   },
   tags: [

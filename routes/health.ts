@@ -85,6 +85,7 @@ const WELCOME = {
   version,
   docs: "/docs",
   health: "/health",
+  dashboard: "/dashboard",
 };
 
 const welcomeDetail = operation("service", "Entry point with links", {
@@ -95,6 +96,7 @@ const welcomeDetail = operation("service", "Entry point with links", {
     version: Text(WELCOME.version),
     docs: Text("/docs"),
     health: Text("/health"),
+    dashboard: Text("/dashboard"),
   }),
 });
 const healthDetail = operation("service", "Health of the store, the queue and the consumers", {

@@ -4,6 +4,7 @@ import type { Queue } from "../queue/queue.ts";
 import { withoutDetails } from "../queue/request.ts";
 import type { DataLoss } from "../store/data-loss.ts";
 import { todayIn } from "../store/periods.ts";
+import { describeRedisError } from "../store/redis-errors.ts";
 import type { Reads } from "../store/single-flight.ts";
 import { NO_ORDERS, OUTCOMES, type Outcome, type Store, type Totals } from "../store/store.ts";
 import type { WorkerStatus } from "../worker-status.ts";
@@ -93,7 +94,7 @@ export function startLive({ store, timeZone, dataLoss, reads, depth, workers, ou
       storeProblem = undefined;
       history.add(takenAt, asOfMs, totals.orders, totals.orders + counts.duplicate + counts.rejected);
     } catch (error) {
-      storeProblem = `store: ${messageOf(error)}`;
+      storeProblem = `store: ${describeRedisError(error)}`;
     }
   }
 
@@ -110,7 +111,7 @@ export function startLive({ store, timeZone, dataLoss, reads, depth, workers, ou
 
   async function publish() {
     const problems = listProblems();
-    const queue = await readQueue().catch((error) => {
+    const queue = await readQueue(problems).catch((error) => {
       problems.push(`queue ${messageOf(error)}`);
       return null;
     });
@@ -139,8 +140,10 @@ export function startLive({ store, timeZone, dataLoss, reads, depth, workers, ou
     return [...problems, ...dataLoss.problems()];
   }
 
-  async function readQueue() {
-    const { visible, inFlight, deadLetter } = await cachedDepth();
+  /** Adds a problem of the dead-letter queue to `problems`: the others are not affected by it. */
+  async function readQueue(problems: string[]) {
+    const { visible, inFlight, deadLetter, deadLetterProblem } = await cachedDepth();
+    if (deadLetterProblem) problems.push(`dead-letter queue ${deadLetterProblem}`);
     const drain = await drainSeconds();
     const drain_seconds = drain !== undefined && Number.isFinite(drain) ? drain : null;
     return { visible, in_flight: inFlight, dead_letter: deadLetter ?? null, drain_seconds };
@@ -210,7 +213,7 @@ function createHistory() {
   /** @returns the increase per second over the last ten seconds; 0 if the total decreased, undefined while unknown */
   function perSecond(what: "orders" | "processed"): number | undefined {
     const last = samples.at(-1);
-    const first = samples.find(({ takenAt }) => takenAt >= performance.now() - RATE_WINDOW_MS - SAMPLE_MS);
+    const first = samples.find(({ takenAt }) => takenAt >= performance.now() - RATE_WINDOW_MS);
     if (!first || !last || first === last) return undefined;
     return Math.max(0, (last[what] - first[what]) / ((last.takenAt - first.takenAt) / 1000));
   }

@@ -67,7 +67,7 @@ export function orderRoutes({ store }: { store: Store }) {
 }
 
 const explainUnknown = (days: number) =>
-  `It was not counted within the last ${days} days, and no rejected order with this id is kept. Its message may not have been ` +
+  `It was not counted within the last ${days === 1 ? "day" : `${days} days`}, and no rejected order with this id is kept. Its message may not have been ` +
   "sent, may still be in the queue, or was rejected without a readable order_id";
 
 /** @returns what is known about an order, for the response */

@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { DeleteQueueCommand } from "@aws-sdk/client-sqs";
 import type { Browser, Page } from "playwright-core";
+import { createClient } from "../queue/client.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { openBrowser } from "./support/browser.ts";
 import { body } from "./support/orders.ts";
 import { eventsOf, type Program, startProgram, temporaryFolder, zoneOfAnotherDate } from "./support/program.ts";
-import { freePort } from "./support/redis-server.ts";
+import { freePort, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 // A real browser on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -47,7 +49,13 @@ const orderOf = (user: string, value: number, more: object = {}) =>
   });
 
 /** The page, and what it asked for and complained about. */
-async function open({ width = 1280, scheme = "light" as "light" | "dark", url = program.url, key = "" } = {}) {
+async function open({
+  width = 1280,
+  scheme = "light" as "light" | "dark",
+  url = program.url,
+  path = "dashboard",
+  key = "",
+} = {}) {
   const credentials = key && { httpCredentials: { username: "anybody", password: key } };
   const context = await browser.newContext({
     viewport: { width, height: 900 },
@@ -61,7 +69,7 @@ async function open({ width = 1280, scheme = "light" as "light" | "dark", url = 
   page.on("request", (request) => asked.push(request.url()));
   page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(error.message));
-  await page.goto(`${url}/dashboard`);
+  await page.goto(`${url}/${path}`);
   return { page, asked, complaints, [Symbol.asyncDispose]: () => context.close() };
 }
 
@@ -88,6 +96,10 @@ describe("the dashboard", () => {
     await shows(opened.page, "#days-note", "No orders in this range");
     await shows(opened.page, "#corrected-note", "No corrected orders yet");
     await shows(opened.page, "#status", "Live");
+    await shows(opened.page, "#rate", "0 per second, last 10\u00a0s");
+    await shows(opened.page, "main", "No orders in the last five minutes");
+    expect(await opened.page.locator("canvas:visible, thead:visible").count()).toBe(0);
+    expect(await text(opened.page, "#days-note, #top-note")).toBe("No orders in this range|No orders in this period");
     expect(opened.complaints).toEqual([]);
   });
 
@@ -105,6 +117,11 @@ describe("the dashboard", () => {
     await shows(page, "#outcomes", "counted|corrected|duplicate|rejected".split("|")[0] as string);
     await waitFor("the outcomes", async () => (await text(page, "#outcomes dd")) === "3|1|0|1");
     await shows(page, "#dead", "1");
+    const color = (selector: string) => page.evaluate(`getComputedStyle(document.querySelector("${selector}")).color`);
+    expect(await color("#dead")).not.toBe(await color("#orders"));
+    await page.getByRole("link", { name: "Recent rejected orders" }).click();
+    expect(new URL(page.url()).hash).toBe("#rejected-title");
+    await shows(page, "#drain", "0 in flight");
     await shows(page, "#workers", "running");
 
     await shows(page, "#top tbody", "U2");
@@ -114,7 +131,9 @@ describe("the dashboard", () => {
         [rank + 1, user.user_id, user.order_count, asMoney(user.total_spend)].join("\t"),
     );
     expect(await page.locator("#top tbody tr").allInnerTexts()).toEqual(expected);
-    await shows(page, "#revenue-sum", asMoney(total_revenue));
+    await waitFor("the sum, with its time", async () =>
+      /^1,277\.75 in this range, as of \d\d:\d\d:\d\d$/.test(await text(page, "#revenue-sum")),
+    );
     await shows(page, "#time-zone", "UTC");
     await page.getByText("Show as table").click();
     const [first] = await page.locator("#days-table tbody tr").allInnerTexts();
@@ -129,6 +148,7 @@ describe("the dashboard", () => {
     expect(await downloaded(page, "#top-csv")).toBe(rows.join("\r\n"));
 
     await shows(page, "#corrected tbody", "ORD-99");
+    expect(await text(page, "#corrected tbody time")).toMatch(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/);
     expect(await text(page, "#corrected tbody td.number")).toBe("99.99|40.00|-59.99");
     await shows(page, "#rejected tbody", "invalid_json");
     expect(await text(page, "#rejected tbody")).toContain("must be JSON");
@@ -136,7 +156,7 @@ describe("the dashboard", () => {
     expect(await page.locator("#live").getAttribute("aria-label")).toMatch(
       /^Orders per second, last five minutes: now/,
     );
-    expect(await page.title()).toBe("Orders");
+    expect(await page.title()).toBe("order-stats");
     expect(complaints).toEqual([]);
     expect(asked.filter((url) => !url.startsWith(`${program.url}/`) && !url.startsWith("data:"))).toEqual([]);
   });
@@ -175,11 +195,22 @@ describe("the dashboard", () => {
     await shows(page, "#order", `${fixed.order_id} was counted`);
     expect(await text(page, "#order-history li div")).toMatch(/^duplicates: 1\|rejected: invalid_order/);
     await page.locator("#top").getByText(HOSTILE).click();
-    await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent`);
+    await shows(page, "#user", `${HOSTILE}: 1 order, 7.25 spent`);
     const year = `${new Date().getUTCFullYear()}`;
     await page.getByText("Year", { exact: true }).click();
     await shows(page, "#top-date", year);
-    await shows(page, "#user", `${HOSTILE}: 1 orders, 7.25 spent, 7.25 per order (${year}); 1 orders`);
+    await shows(page, "#user", `${HOSTILE}: 1 order, 7.25 spent, 7.25 per order (${year}); 1 order,`);
+    expect(await text(page, "#order-history time")).toMatch(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\|/);
+
+    const linked = await page.context().newPage();
+    await linked.goto(page.url());
+    await shows(linked, "#order", `${fixed.order_id} was counted`);
+    await page.getByLabel("Order id").fill("");
+    await page.getByLabel("User id").fill("");
+    await waitFor("no results", async () => (await text(page, "#user, #order, #order-history")) === "||");
+    await page.getByLabel("User id").press("Enter");
+    expect(await page.locator("#user").isVisible()).toBe(false);
+    expect(Object.fromEntries(new URL(page.url()).searchParams)).toEqual({ period: "y", days: "30" });
   });
 
   test("keeps its numbers while the process is down, shows that, and continues when it is back", async () => {
@@ -193,11 +224,15 @@ describe("the dashboard", () => {
     await page.getByLabel("User id").fill("U1");
     await page.keyboard.press("Enter");
     await shows(page, "#user", "The service cannot be reached");
+    await shows(page, "#problems", "Check that the program is running");
+    expect(await text(page, "#problems p")).not.toContain("|");
+    expect(await page.locator("p.note:visible").getByText("cannot be reached").count()).toBe(0);
     await startAgain();
     await shows(page, "#status", "Live");
     await queue.send([orderOf("U1", 10)]);
     await shows(page, "#orders", "6");
     await shows(page, "#user", "U1: 2 orders");
+    expect(await page.locator("#problems").isVisible()).toBe(false);
   });
 
   test("shows that it is stale when the process hangs", async () => {
@@ -210,10 +245,76 @@ describe("the dashboard", () => {
     await shows(page, "#status", "Live");
   });
 
-  test("an invalid range shows the message of the API", async () => {
+  test("a range that is refused shows the message of the API in place of the totals", async () => {
     await using opened = await open();
-    await opened.page.getByLabel("From").fill("2020-01-01");
-    await shows(opened.page, "#days-note", "A range can have at most 400 days");
+    const { page } = opened;
+    await shows(page, "#revenue-sum", "in this range");
+    await page.getByLabel("From").fill("2020-01-01");
+    await shows(page, "#days-note", "A range can have at most 400 days");
+    expect(await page.locator("#revenue-sum, #revenue-days, #days-table").filter({ visible: true }).count()).toBe(0);
+    await page.getByLabel("From").fill("");
+    await shows(page, "#days-note", "from");
+    expect(await text(page, "#days-note")).not.toContain("400 days");
+  });
+
+  test("a range without orders has a button that shows the range with orders", async () => {
+    await using opened = await open();
+    const { page } = opened;
+    await shows(page, "#orders", "6");
+    await page.getByLabel("From").fill("2019-01-01");
+    await page.getByLabel("to", { exact: true }).fill("2019-02-01");
+    await shows(page, "#days-note", "No orders in this range. Show the last year");
+    await page.getByRole("button", { name: "Show the last year" }).click();
+    await shows(page, "#orders-sum", "6 in this range");
+    expect(new URL(page.url()).searchParams.get("days")).toBe("365");
+    expect(await page.locator("#days-note").isVisible()).toBe(false);
+  });
+
+  test("an outage is one banner with what to do, and what was loaded stays", async () => {
+    const redis = await startRedisServer();
+    const own = await startProgram({ DATA_DIR: temporaryFolder(), REDIS_URL: redis.freshUrl() });
+    const url = `${eventsOf(own.output()).find(({ event }) => event === "started")?.queue}`;
+    const address = await locateQueue({ name: "orders-queue", endpoint: new URL(url).origin, embedded: true });
+    const shop = openQueue(address);
+    await shop.send([orderOf("U1", 10)]);
+    await using opened = await open({ url: own.url });
+    const { page } = opened;
+    await shows(page, "#revenue-sum", "10.00");
+    const client = createClient({ endpoint: new URL(url).origin, embedded: true });
+    await client.send(new DeleteQueueCommand({ QueueUrl: address.deadLetterUrl }));
+    await shows(page, "#status", "Degraded");
+    await shows(
+      page,
+      "#problems",
+      "dead-letter queue orders-queue-dlq: GetQueueAttributes failed: QueueDoesNotExist. Valid",
+    );
+    await shows(page, "#dead", "unknown");
+    await redis.kill();
+    await shows(page, "#problems", "store: not connected. Orders are kept in the queue");
+    expect(await text(page, "#problems p")).toMatch(/The totals are those of \d\d:\d\d:\d\d\.\|dead-letter queue/);
+    await page.getByText("Year", { exact: true }).click();
+    await page.getByText("7 days", { exact: true }).click();
+    await page.getByLabel("User id").fill("U1");
+    await page.keyboard.press("Enter");
+    await shows(page, "#user", "The store is unavailable");
+    await waitFor("the other loads", () =>
+      page
+        .locator("#top-note.unavailable, #days-note.unavailable")
+        .count()
+        .then((n) => n === 2),
+    );
+    expect(await page.locator("p.note").getByText("unavailable").filter({ visible: true }).count()).toBe(0);
+    expect(await text(page, "#revenue-sum")).toContain("10.00");
+    await page.evaluate(AXE);
+    const { violations } = (await page.evaluate("axe.run()")) as { violations: object[] };
+    expect(violations).toEqual([]);
+    await using late = await open({ url: own.url });
+    await shows(late.page, "#status", "Degraded");
+    expect(await text(late.page, ".note.initial")).toBe("Not loaded yet|Not loaded yet|Not loaded yet|Not loaded yet");
+    expect(await late.page.locator("thead:visible").count()).toBe(0);
+    shop.close();
+    own.kill("SIGKILL");
+    await Promise.all([own.exited, redis.stop()]);
   });
 
   test.each([
@@ -233,6 +334,8 @@ describe("the dashboard", () => {
     const { violations } = (await page.evaluate("axe.run()")) as { violations: { id: string; impact: string }[] };
     expect(violations.map(({ id, impact }) => `${impact}: ${id}`)).toEqual([]);
     expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(width);
+    for (const table of await page.locator(".scroll").all())
+      expect(await table.evaluate((element) => element.scrollWidth - element.clientWidth)).toBe(0);
     expect(complaints).toEqual([]);
   });
 
@@ -245,7 +348,7 @@ describe("the dashboard", () => {
     await page.getByLabel("User id").fill("U&=é");
     await page.keyboard.press("Enter");
     const day = today().slice(0, 10);
-    await shows(page, "#user", `U&=é: 1 orders, 12.00 spent, 12.00 per order (${day}); 2 orders, 42.00 spent`);
+    await shows(page, "#user", `U&=é: 1 order, 12.00 spent, 12.00 per order (${day}); 2 orders, 42.00 spent`);
     await page.getByText("Month", { exact: true }).click();
     await shows(page, "#user", `(${day.slice(0, 7)}); 2 orders`);
     await page.getByText("7 days", { exact: true }).click();
@@ -304,6 +407,22 @@ describe("the dashboard", () => {
     await elsewhere.exited;
   });
 
+  test("/docs follows the theme, lists tags and schemas, and has no Authorize button, because no key is set", async () => {
+    for (const scheme of ["light", "dark"] as const) {
+      await using opened = await open({ scheme, path: "docs" });
+      const { page, complaints } = opened;
+      await shows(page, "#operations-tag-orders", "Outcomes of single orders");
+      await shows(page, ".models", "DailyStats");
+      expect(await page.title()).toBe("order-stats API");
+      await shows(page, ".info .title", "order-stats");
+      expect(await page.locator(".authorize, .authorization__btn").count()).toBe(0);
+      expect(await page.locator(".scheme-container").isVisible()).toBe(false);
+      const background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor");
+      expect(background).toBe(scheme === "dark" ? "rgb(28, 32, 34)" : "rgba(0, 0, 0, 0)");
+      expect(complaints).toEqual([]);
+    }
+  });
+
   test("with API_KEY the browser asks for it once, for the stream too", async () => {
     const locked = await startProgram({ DATA_DIR: temporaryFolder(), API_KEY: "open sesame", CONSUMER_WORKERS: "0" });
     await using opened = await open({ url: locked.url, key: "open sesame" });
@@ -315,6 +434,8 @@ describe("the dashboard", () => {
     expect(await downloaded(opened.page, "#days-csv")).toEndWith(`\r\n${day},0,0\r\n`);
     expect(await downloaded(opened.page, "#top-csv")).toBe("user_id,order_count,total_spend\r\n");
     expect(await downloaded(opened.page, "[href^=users]")).toBe("user_id,order_count,total_spend\r\n");
+    await opened.page.goto(`${locked.url}/docs`);
+    await shows(opened.page, ".authorize", "Authorize");
     locked.kill("SIGTERM");
     await locked.exited;
   });

@@ -79,6 +79,17 @@ describe("/events", () => {
     close();
   });
 
+  test("the rate falls to 0 within ten seconds of the last order", async () => {
+    const { events, close } = await open(api.url);
+    await store.record([order()]);
+    await waitFor("a rate", () => (events.at(-1)?.state.orders_per_second ?? 0) > 0);
+    const from = performance.now();
+    await waitFor("no rate", () => events.at(-1)?.state.orders_per_second === 0, 15_000);
+    // Changes are published four times a second.
+    expect(performance.now() - from).toBeLessThan(10_500);
+    close();
+  });
+
   test("sends an event every few seconds though nothing changes, and a sample a second", async () => {
     const { events, close } = await open(api.url);
     await Bun.sleep(7_000);

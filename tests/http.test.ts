@@ -5,6 +5,7 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import { readConfig } from "../config.ts";
 import { type Running, start } from "../index.ts";
 import { version } from "../package.json";
+import { orderRoutes } from "../routes/orders.ts";
 import { clientOf, createLimiter } from "../routes/rate-limit.ts";
 import { openStore } from "../store/open.ts";
 import type { HistoryOutcome, RecentOrder } from "../store/store.ts";
@@ -72,7 +73,16 @@ const as_of = expect.stringMatching(/^20\d\d-\d\d-\d\dT.*Z$/);
 
 describe("answers", () => {
   test.each([
-    ["/", { message: "Welcome to Qyrus Assignment API", version: "1.0.0", docs: "/docs", health: "/health" }],
+    [
+      "/",
+      {
+        message: "Welcome to Qyrus Assignment API",
+        version: "1.0.0",
+        docs: "/docs",
+        health: "/health",
+        dashboard: "/dashboard",
+      },
+    ],
     ["/stats/global", { total_orders: 3, total_revenue: 3220.84, as_of }],
     ["/users/U5678/stats", { user_id: "U5678", order_count: 1, total_spend: 3200.75, as_of }],
     ["/users/nobody/stats", { user_id: "nobody", order_count: 0, total_spend: 0, as_of }],
@@ -375,6 +385,15 @@ test("an order's state is followed by what is known about it", async () => {
     const response = await fetch(`${other.url}/orders/${encodeURIComponent(id)}`);
     expect(await response.json()).toEqual({ order_id: id, ...known, window_days: expect.any(Number), as_of });
   }
+});
+
+test("where markers live for a day, an unknown order was not counted within the last day", async () => {
+  const store = await openStore({ kind: "sqlite", path: join(temporaryFolder(), "orders.db"), windowSeconds: 86_400 });
+  const response = await orderRoutes({ store }).handle(new Request("http://localhost/orders/nobody's"));
+  const { window_days, detail } = (await response.json()) as Record<string, unknown>;
+  expect(window_days).toBe(1);
+  expect(detail).toStartWith("It was not counted within the last day, and");
+  await store.close();
 });
 
 describe("problems", () => {

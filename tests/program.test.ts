@@ -18,6 +18,7 @@ import {
   takeAll,
 } from "./support/queues.ts";
 import { freePort, type RedisServer, startRedisServer } from "./support/redis-server.ts";
+import { startOnTerminal } from "./support/terminal.ts";
 import { waitFor } from "./support/wait-for.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -50,6 +51,7 @@ describe("with no environment", () => {
     const program = await startProgram({ DATA_DIR: temporaryFolder() });
     const started = eventsOf(program.output()).find(({ event }) => event === "started");
     expect(started).toMatchObject({
+      dashboard: `${program.url}/dashboard`,
       docs: `${program.url}/docs`,
       store: "sqlite",
       send_orders: `EMBEDDED_QUEUE_PORT=${new URL(started?.queue as string).port} bun scripts/populate.ts`,
@@ -90,6 +92,13 @@ describe("with no environment", () => {
       "stopping",
       "stopped",
     ]);
+  });
+
+  test("on a terminal its start shows its name, the address of the dashboard and how to send orders", async () => {
+    const env = { PORT: "0", EMBEDDED_QUEUE_PORT: "0", DATA_DIR: temporaryFolder(), HOME: process.env.HOME ?? "" };
+    await using terminal = startOnTerminal([process.execPath, join(import.meta.dir, "../index.ts")], env);
+    await waitFor("the start", () => terminal.output().includes("populate.ts"));
+    expect(terminal.output()).toMatch(/\norder-stats\r?\n +api +(http:\S+)\r?\n +dashboard +\1\/dashboard\r?\n/);
   });
 
   test("orders that were queued and not yet counted survive kill -9", async () => {

@@ -13,11 +13,12 @@ export const clock = new Intl.DateTimeFormat(undefined, {
   hourCycle: "h23",
 });
 
-export const dateAndClock = new Intl.DateTimeFormat(undefined, {
-  dateStyle: "short",
-  timeStyle: "medium",
-  hourCycle: "h23",
-});
+/** The Swedish format is that of ISO 8601: 2026-11-27 10:00:05. */
+export const dateAndClock = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "medium" });
+/** @returns the date in UTC as YYYY-MM-DD */
+export const dateOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
+/** @returns for example `1 order` or `2,000 orders` */
+export const count = (value: number, noun: string) => `${integer.format(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 /** @returns the element with this id, which must exist */
 export const byId = (id: string) => document.getElementById(id) as HTMLElement;
@@ -55,6 +56,9 @@ export function link(id: string, path: string) {
   byId(id).hidden = false;
 }
 
+/** The service or its store cannot be reached. */
+export class Unavailable extends Error {}
+
 /**
  * Reads JSON from the API.
  *
@@ -62,8 +66,8 @@ export function link(id: string, path: string) {
  */
 export async function read<T>(path: string): Promise<T> {
   const response = await fetch(path).catch(() => undefined);
-  if (!response) throw new Error("The service cannot be reached");
-  if (!response.ok)
-    throw new Error((await response.json().catch(() => undefined))?.detail ?? `HTTP status ${response.status}`);
-  return await response.json();
+  if (!response) throw new Unavailable("The service cannot be reached");
+  if (response.ok) return await response.json();
+  const detail = (await response.json().catch(() => undefined))?.detail ?? `HTTP status ${response.status}`;
+  throw response.status === 503 ? new Unavailable(detail) : new Error(detail);
 }

@@ -1,5 +1,5 @@
 import { clearChange, connect, hasChanged, renderStatus } from "./stream.ts";
-import { loadDays, loadTables } from "./tables.ts";
+import { loadTables } from "./tables.ts";
 
 /** How often tables are loaded while orders arrive, and while none arrive. */
 const REFRESH_MS = 5_000;
@@ -7,16 +7,19 @@ const IDLE_REFRESH_MS = 30_000;
 
 let loadedMs = Number.NEGATIVE_INFINITY;
 
-function refresh() {
-  const age = performance.now() - loadedMs;
-  if (document.hidden || age < REFRESH_MS || (age < IDLE_REFRESH_MS && !hasChanged())) return;
+function reload() {
   loadedMs = performance.now();
   clearChange();
   loadTables();
 }
 
-connect(loadDays);
-refresh();
+function refresh() {
+  const age = performance.now() - loadedMs;
+  if (document.hidden || age < REFRESH_MS || (age < IDLE_REFRESH_MS && !hasChanged())) return;
+  reload();
+}
+
+connect(reload);
 document.addEventListener("visibilitychange", refresh);
 setInterval(() => {
   renderStatus();

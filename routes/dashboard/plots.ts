@@ -1,10 +1,11 @@
 import uPlot from "uplot";
+import { clock, dateOf } from "./dom.ts";
 
 const color = (name: string) => () => getComputedStyle(document.body).getPropertyValue(`--${name}`);
 const plots: uPlot[] = [];
 
 export interface Plot {
-  /** Shows times in seconds since the epoch, each with a value or null for a gap. `text` describes them to screen readers. */
+  /** Shows times in seconds since the epoch, each with a value or null for a gap. Without values above zero the plot is hidden. `text` describes it to screen readers. */
   show(times: number[], values: (number | null)[], text: string): void;
 }
 
@@ -25,21 +26,18 @@ const KINDS = {
     incrs: [60, 120, 300],
     label: "Time",
     time: new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }),
-    moment: new Intl.DateTimeFormat(undefined, {
-      hour: "2-digit",
-      minute: "2-digit",
-      second: "2-digit",
-      hourCycle: "h23",
-    }),
+    moment: clock,
+    space: 60,
     series: { fill: color("fill"), width: 2 },
   },
   days: {
     // Somewhat more than half a day on both sides, so that the first and the last bar are not cut off.
     range: (_: uPlot, min: number, max: number): [number, number] => [min - 0.6 * DAY, max + 0.6 * DAY],
-    incrs: [1, 2, 7, 14, 30, 90].map((days) => days * DAY),
+    incrs: [1, 2, 7, 14, 30, 90, 180].map((days) => days * DAY),
     label: "Day",
-    time: new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", timeZone: "UTC" }),
-    moment: new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeZone: "UTC" }),
+    time: { format: dateOf },
+    moment: { format: dateOf },
+    space: 90,
     series: {
       fill: color("accent"),
       width: 0,
@@ -51,7 +49,7 @@ const KINDS = {
 /** Creates a plot in the element `id`, with its size and the colors of the theme. Plots of the same kind share their cursor. */
 export function createPlot(id: string, { name, kind, format }: PlotOptions): Plot {
   const element = document.getElementById(id) as HTMLElement;
-  const { range, incrs, label, time, moment, series } = KINDS[kind];
+  const { range, incrs, label, time, moment, space, series } = KINDS[kind];
   const axis = { stroke: color("dim"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false } };
   const size = () => ({ width: element.clientWidth, height: element.clientHeight });
   const plot = new uPlot(
@@ -60,7 +58,7 @@ export function createPlot(id: string, { name, kind, format }: PlotOptions): Plo
       cursor: { drag: { x: false, y: false }, points: { show: kind === "live" }, sync: { key: kind } },
       scales: { x: { range }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
       axes: [
-        { ...axis, size: 30, space: 60, incrs, values: (_, splits) => splits.map((at) => time.format(at * 1000)) },
+        { ...axis, size: 30, space, incrs, values: (_, splits) => splits.map((at) => time.format(at * 1000)) },
         { ...axis, size: 58, values: (_, splits) => splits.map((value) => compact.format(value)) },
       ],
       series: [
@@ -83,6 +81,7 @@ export function createPlot(id: string, { name, kind, format }: PlotOptions): Plo
   plots.push(plot);
   return {
     show(times, values, text) {
+      element.hidden = !values.some((value) => value);
       plot.setData([times, values]);
       element.setAttribute("aria-label", text);
     },

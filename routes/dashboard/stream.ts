@@ -1,5 +1,5 @@
 import type { State } from "../live.ts";
-import { amount, byId, integer, make, rate, show } from "./dom.ts";
+import { amount, byId, clock, integer, make, rate, show } from "./dom.ts";
 import { createPlot, LIVE_SECONDS } from "./plots.ts";
 
 /** The server sends an event at least every two seconds. */
@@ -13,30 +13,34 @@ let lastEventMs = 0;
 let lastTotal = -1;
 let changed = true;
 let day: string | undefined;
-let connected = false;
+/** Undefined until the first event or error. */
+let connected: boolean | undefined;
 
-/** Opens the stream of events, and shows every event. Calls `onDay` with the first event and when a day begins. */
-export function connect(onDay: () => void) {
+/** Opens the stream of events, and shows every event. Calls `reload` with the first event, when a day begins, and when problems end. */
+export function connect(reload: () => void) {
   const events = new EventSource("events");
   events.onmessage = ({ data }) => {
     connected = true;
     lastEventMs = performance.now();
     const state: State = JSON.parse(data);
-    render(state);
-    if (state.today === day) return;
+    const hadProblems = !byId("problems").hidden;
+    const isNewDay = state.today !== day;
     day = state.today;
-    onDay();
+    render(state);
+    if (isNewDay || (hadProblems && state.problems.length === 0)) reload();
   };
   events.onerror = () => {
     connected = false;
     renderStatus();
     // The browser retries after a network error, but not after a response that is not a stream.
-    if (events.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS, onDay);
+    if (events.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS, reload);
   };
 }
 
 /** @returns the current date in the time zone of the server; undefined before the first event */
 export const today = () => day;
+/** @returns the number of orders of all days; -1 before the first event */
+export const totalOrders = () => lastTotal;
 
 /** @returns whether orders were counted since `clearChange` was called */
 export const hasChanged = () => changed;
@@ -46,9 +50,13 @@ export const clearChange = () => {
 };
 
 let problems: string[] = [];
+let asOfMs = 0;
+/** @returns whether the problem is that the store could not be read, so that the totals are older ones */
+const isStoreProblem = (problem: string) => problem.startsWith("store: ");
 
 function render(state: State) {
   problems = state.problems;
+  asOfMs = Date.parse(state.as_of);
   renderStatus();
   show("time-zone", state.time_zone);
   // The process has not read its store yet.
@@ -58,7 +66,10 @@ function render(state: State) {
   byId("main").setAttribute("aria-busy", "false");
   byId("welcome").hidden = state.total_orders > 0;
   show("orders", integer.format(state.total_orders));
-  show("rate", state.orders_per_second === null ? "–" : `${rate.format(state.orders_per_second)} per second`);
+  show(
+    "rate",
+    state.orders_per_second === null ? "–" : `${rate.format(state.orders_per_second)} per second, last 10\u00a0s`,
+  );
   show("revenue", amount.format(state.total_revenue));
   show(
     "average",
@@ -73,10 +84,16 @@ function render(state: State) {
 function renderQueue(queue: State["queue"]) {
   show("visible", queue ? integer.format(queue.visible) : "unknown");
   show("dead", queue?.dead_letter == null ? "unknown" : integer.format(queue.dead_letter));
-  show("flight", queue ? `${integer.format(queue.in_flight)} in flight` : "–");
-  if (!queue) return show("drain", "the queue cannot be read");
-  if (queue.visible === 0) return show("drain", "queue is empty");
-  show("drain", queue.drain_seconds === null ? "not draining" : `empty in ${formatDuration(queue.drain_seconds)}`);
+  byId("dead").dataset.count = `${queue?.dead_letter ?? 0}`;
+  show(
+    "drain",
+    queue ? `${integer.format(queue.in_flight)} in flight${describeDrain(queue)}` : "the queue cannot be read",
+  );
+}
+
+function describeDrain({ visible, drain_seconds }: NonNullable<State["queue"]>): string {
+  if (visible === 0) return "";
+  return drain_seconds === null ? ", not draining" : `, empty in ${formatDuration(drain_seconds)}`;
 }
 
 function formatDuration(seconds: number): string {
@@ -150,17 +167,42 @@ export function renderStatus() {
   const last = lastEventMs === 0 ? "" : `last update ${age} s ago`;
   const status = byId("status");
   if (lastEventMs === 0)
-    [status.dataset.state, status.textContent] = connected ? ["loading", "Connecting…"] : broken("Connecting…");
+    [status.dataset.state, status.textContent] =
+      connected === false ? broken("Connecting…") : ["loading", "Connecting…"];
   else if (!connected) [status.dataset.state, status.textContent] = broken(`Reconnecting, ${last}`);
   else if (age * 1000 >= STALE_MS) [status.dataset.state, status.textContent] = ["stale", `Stale, ${last}`];
-  else if (problems.length > 0) [status.dataset.state, status.textContent] = broken("Problems");
+  else if (problems.length > 0)
+    [status.dataset.state, status.textContent] = [problems.some(isStoreProblem) ? "broken" : "degraded", "Degraded"];
   else if (status.dataset.state !== "live") [status.dataset.state, status.textContent] = ["live", "Live"];
   const element = byId("problems");
-  const text = problems.join("\n");
+  const shown = connected === false ? [UNREACHABLE] : problems.map(withAdvice);
+  const text = shown.join("\n");
   if (element.dataset.text === text) return;
   element.dataset.text = text;
-  element.hidden = problems.length === 0;
-  element.replaceChildren(...problems.map((problem) => make("p", "", problem)));
+  element.hidden = shown.length === 0;
+  element.replaceChildren(...shown.map((line) => make("p", "", line)));
+}
+
+const UNREACHABLE =
+  "The service cannot be reached. Check that the program is running and that the network reaches it. The numbers are the last ones received. This page reconnects by itself.";
+/** What a problem means and what to do, by the beginning of its text. */
+const ADVICE: [string, string][] = [
+  [
+    "store: ",
+    "Orders are kept in the queue and counted when the store is back. Check that it is running and that this process can reach it.",
+  ],
+  ["not counting: ", "Orders are kept in the queue until this is fixed."],
+  ["queue ", "No orders are received. Check the queue, its URL and the credentials."],
+  [
+    "dead-letter queue ",
+    "Valid orders are counted; rejected orders stay in the queue. Check that the dead-letter queue exists.",
+  ],
+];
+
+function withAdvice(problem: string): string {
+  const advice = ADVICE.find(([beginning]) => problem.startsWith(beginning))?.[1];
+  const totals = isStoreProblem(problem) && asOfMs > 0 ? ` The totals are those of ${clock.format(asOfMs)}.` : "";
+  return advice ? `${problem}. ${advice}${totals}` : problem;
 }
 
 const broken = (text: string): [string, string] => ["broken", text];

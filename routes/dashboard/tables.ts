@@ -4,7 +4,9 @@ import {
   byId,
   cell,
   clock,
+  count,
   dateAndClock,
+  dateOf,
   fill,
   integer,
   link,
@@ -14,9 +16,10 @@ import {
   row,
   show,
   signed,
+  Unavailable,
 } from "./dom.ts";
 import { createPlot } from "./plots.ts";
-import { today } from "./stream.ts";
+import { today, totalOrders } from "./stream.ts";
 
 type Routes = App["~Routes"];
 type Daily = Routes["stats"]["daily"]["get"]["response"][200];
@@ -26,10 +29,10 @@ type User = Routes["users"]["stats"]["get"]["response"][200];
 type Order = Routes["orders"]["get"]["response"][200];
 
 /**
- * @param note id of the element that shows what `render` returns, or the error
+ * @param note id of the element that shows what `render` returns, or the error. While it is visible, it replaces the data
  * @returns a function that loads and renders. If it is called again before a load has finished, the older result is dropped
  */
-function latest<T>(note: string, load: () => Promise<T>, render: (result: T) => string | undefined) {
+function latest<T>(note: string, load: () => Promise<T>, render: (result: T) => string | Node | undefined) {
   let calls = 0;
   return async () => {
     const call = ++calls;
@@ -40,20 +43,23 @@ function latest<T>(note: string, load: () => Promise<T>, render: (result: T) => 
       const text = render(result);
       element.hidden = text === undefined;
       element.className = "note";
-      element.textContent = text ?? "";
+      element.replaceChildren(text ?? "");
     } catch (error) {
       if (call !== calls) return;
+      const isUnavailable = error instanceof Unavailable;
+      // The banner has the reason.
+      if (isUnavailable && element.classList.contains("initial")) return;
       element.hidden = false;
-      element.className = "note bad";
+      element.className = isUnavailable ? "note bad unavailable" : "note bad";
       element.textContent = (error as Error).message;
     }
   };
 }
 
 const range = byId("range") as HTMLFormElement;
-const dateOf = (ms: number) => new Date(ms).toISOString().slice(0, 10);
 const periods = (byId("period") as HTMLFormElement).elements.namedItem("period") as RadioNodeList;
 const userId = (byId("find-user") as HTMLFormElement).elements.namedItem("id") as HTMLInputElement;
+const orderId = (byId("find-order") as HTMLFormElement).elements.namedItem("id") as HTMLInputElement;
 const input = (name: string) => range.elements.namedItem(name) as HTMLInputElement;
 
 function uncheckDays() {
@@ -85,7 +91,7 @@ const plots = {
 const loadRange = latest(
   "days-note",
   () => read<Daily>(`stats/daily?${new URLSearchParams({ from: input("from").value, to: input("to").value })}`),
-  ({ days, from, to }) => {
+  ({ days, from, to, as_of }) => {
     const times = days.map(({ date }) => Date.parse(date) / 1000);
     const revenue = days.reduce((sum, day) => sum + day.total_revenue, 0);
     const orders = days.reduce((sum, day) => sum + day.total_orders, 0);
@@ -99,8 +105,8 @@ const loadRange = latest(
       days.map((day) => day.total_orders),
       `Orders by day, ${from} to ${to}: ${integer.format(orders)} in total`,
     );
-    show("revenue-sum", amount.format(revenue));
-    show("orders-sum", integer.format(orders));
+    show("revenue-sum", `${amount.format(revenue)} in this range, as of ${clock.format(new Date(as_of))}`);
+    show("orders-sum", `${integer.format(orders)} in this range`);
     const rows = [...days]
       .reverse()
       .map((day) =>
@@ -108,14 +114,31 @@ const loadRange = latest(
       );
     fill("days-table", rows);
     link("days-csv", `stats/daily?format=csv&from=${from}&to=${to}`);
-    return orders === 0 ? "No orders in this range" : undefined;
+    return orders === 0 ? noOrders("range", range, "days", "365", "the last year") : undefined;
   },
 );
 
 /** Loads the days of the range. Today, which most ranges end with, is known with the first event. */
-export function loadDays() {
+function loadDays() {
   setRange();
-  if (range.checkValidity()) void loadRange();
+  if (today() || range.checkValidity()) void loadRange();
+}
+
+/** @returns a note that there are no orders, with a button that widens the range if there are orders of other days */
+function noOrders(scope: string, form: HTMLFormElement, name: string, widest: string, label: string): Node {
+  const radios = form.elements.namedItem(name) as RadioNodeList;
+  const note = make("span", "", `No orders in this ${scope}`);
+  if (totalOrders() <= 0) return note;
+  if (radios.value === widest) note.append(". There are orders of other days");
+  else {
+    const button = make("button", "link", `Show ${label}`);
+    button.onclick = () => {
+      radios.value = widest;
+      form.dispatchEvent(new Event("change"));
+    };
+    note.append(". ", button);
+  }
+  return note;
 }
 
 const loadTop = latest(
@@ -138,12 +161,16 @@ const loadTop = latest(
     });
     fill("top", rows);
     link("top-csv", `top-users?format=csv&period=${period}&date=${date}&n=1000`);
-    return top_users.length === 0 ? "No orders in this period" : undefined;
+    return top_users.length === 0
+      ? noOrders("period", byId("period") as HTMLFormElement, "period", "y", "this year")
+      : undefined;
   },
 );
 
-const timeOf = (at: string, format = clock) => {
-  const time = make("time", "", format.format(new Date(at)));
+const timeOf = (at: string) => {
+  // Breaks lines between date and time only.
+  const parts = dateAndClock.format(new Date(at)).split(" ");
+  const time = make("time", "", ...parts.flatMap((part) => [make("span", "", part), " "]));
   time.setAttribute("datetime", at);
   time.title = at;
   return time;
@@ -178,7 +205,7 @@ const loadRejected = latest(
     const rows = orders.map(({ at, order_id, message_id, reason, errors }) => {
       const order = cell(order_id ?? `message ${message_id}`, "id");
       order.title = `message ${message_id}`;
-      return row(cell(timeOf(at), "time"), order, cell(reason ?? ""), cell(make("div", "", ...errorLines(errors))));
+      return row(cell(timeOf(at), "time"), order, cell(make("div", "", reason ?? "", ...errorLines(errors))));
     });
     fill("rejected", rows);
     return orders.length === 0 ? "No rejected orders yet" : undefined;
@@ -188,20 +215,23 @@ const loadRejected = latest(
 let shownUser = "";
 const loadUser = latest(
   "user",
-  () => {
+  async () => {
+    if (!shownUser) return undefined;
     const path = `users/stats?user_id=${encodeURIComponent(shownUser)}`;
     return Promise.all([read<User>(path), read<User>(`${path}&period=${periods.value}`)]);
   },
-  ([allTime, inPeriod]) =>
-    allTime.order_count === 0
-      ? `${allTime.user_id} has no orders`
-      : `${allTime.user_id}: ${describe(inPeriod)} (${inPeriod.date}); ${describe(allTime)} (all time)`,
+  (found) => {
+    if (!found) return undefined;
+    const [allTime, inPeriod] = found;
+    if (allTime.order_count === 0) return `${allTime.user_id} has no orders`;
+    return `${allTime.user_id}: ${describe(inPeriod)} (${inPeriod.date}); ${describe(allTime)} (all time)`;
+  },
 );
 
 function describe({ order_count, total_spend }: User): string {
   if (order_count === 0) return "no orders";
   const average = amount.format(total_spend / order_count);
-  return `${integer.format(order_count)} orders, ${amount.format(total_spend)} spent, ${average} per order`;
+  return `${count(order_count, "order")}, ${amount.format(total_spend)} spent, ${average} per order`;
 }
 
 function findUser(id: string) {
@@ -213,11 +243,13 @@ function findUser(id: string) {
 let shownOrder = "";
 const loadOrder = latest(
   "order",
-  () => {
+  async () => {
     byId("order-history").replaceChildren();
-    return read<Order>(`orders?order_id=${encodeURIComponent(shownOrder)}`);
+    if (!shownOrder) return undefined;
+    return await read<Order>(`orders?order_id=${encodeURIComponent(shownOrder)}`);
   },
   (order) => {
+    if (!order) return undefined;
     byId("order-history").replaceChildren(...historyOf(order));
     return order.detail ? `${order.order_id} is unknown. ${order.detail}` : `${order.order_id} was ${order.state}`;
   },
@@ -234,14 +266,18 @@ function historyOf({ state, at = "", declared = 0, computed = 0, rejections, dup
   if (duplicates)
     items.push({ at: duplicates.last_at, text: make("div", "", `duplicates: ${integer.format(duplicates.count)}`) });
   items.sort((a, b) => (a.at < b.at ? 1 : -1));
-  return items.map(({ at, text }) => make("li", "", timeOf(at, dateAndClock), text));
+  return items.map(({ at, text }) => make("li", "", timeOf(at), text));
 }
 
-/** Calls `find` with the id of the form when it is submitted. */
+/** Calls `find` with the id of the form when it is submitted, and with an empty id, which clears the result, when it is emptied. */
 function onSubmit(form: string, find: (id: string) => void) {
+  const id = () => `${new FormData(byId(form) as HTMLFormElement).get("id")}`;
   byId(form).onsubmit = (event) => {
     event.preventDefault();
-    find(`${new FormData(event.target as HTMLFormElement).get("id")}`);
+    find(id());
+  };
+  byId(form).oninput = () => {
+    if (!id()) find("");
   };
 }
 
@@ -249,10 +285,11 @@ onSubmit("find-user", findUser);
 onSubmit("find-order", (id) => {
   shownOrder = id;
   void loadOrder();
+  saveState();
 });
 byId("period").onchange = () => {
   void loadTop();
-  if (shownUser) void loadUser();
+  void loadUser();
   saveState();
 };
 range.onsubmit = (event) => event.preventDefault();
@@ -263,11 +300,12 @@ range.onchange = ({ target }) => {
   if (range.checkValidity()) saveState();
 };
 
-/** Keeps period, range and user in the URL, so that the page can be linked to and reloaded. */
+/** Keeps period, range, user and order in the URL, so that the page can be linked to and reloaded. */
 function saveState() {
   const { days, from, to } = Object.fromEntries(new FormData(range)) as Record<string, string>;
   const dates = days ? { days } : { from: `${from}`, to: `${to}` };
-  const state = new URLSearchParams({ period: periods.value, ...dates, ...(shownUser && { user: shownUser }) });
+  const ids = { ...(shownUser && { user: shownUser }), ...(shownOrder && { order: shownOrder }) };
+  const state = new URLSearchParams({ period: periods.value, ...dates, ...ids });
   history.replaceState(null, "", `?${state}`);
 }
 
@@ -280,6 +318,8 @@ function restoreState() {
   for (const name of ["from", "to"]) input(name).value = saved(name);
   if (range.checkValidity()) uncheckDays();
   userId.value = shownUser = saved("user");
+  orderId.value = shownOrder = saved("order");
+  void loadOrder();
 }
 
 restoreState();
@@ -288,5 +328,5 @@ restoreState();
 export function loadTables() {
   loadDays();
   for (const load of [loadTop, loadCorrected, loadRejected]) void load();
-  if (shownUser) void loadUser();
+  void loadUser();
 }
