@@ -12,7 +12,7 @@ RUN bun scripts/build.ts --outfile /image/usr/local/bin/orders \
 
 # No shell, no package manager, and no user but the number below: 135 MB, of which Bun is 107.
 FROM scratch
-LABEL org.opencontainers.image.title=order-stats org.opencontainers.image.version=1.0.0 org.opencontainers.image.licenses=MIT
+LABEL org.opencontainers.image.version=1.0.0 org.opencontainers.image.title=order-stats org.opencontainers.image.licenses=MIT
 # Loopback, the default host, cannot be reached from outside a container. Without a HOME, one is looked up in /etc/passwd.
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8000 HOME=/ PATH=/usr/local/bin
 # Root owns all of it: the process cannot change its own code.
