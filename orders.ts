@@ -41,6 +41,7 @@ switch (words.join(" ")) {
     await (await import("./index.ts")).main();
     break;
   case "-h":
+  case "help":
   case "--help":
   case "start --help":
     console.log(HELP);

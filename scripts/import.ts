@@ -53,7 +53,8 @@ each other, or an order with its items as JSON in the column "items". Other colu
 It is safe to run again: an order that was counted is a duplicate for as long as the program remembers its id
 (docs/glossary.md, "marker window"). After that it is counted again. --dry-run finds the copies within the files, not
 what was counted before; it keeps every order id in memory, about 200 MB for a million orders. The queue is found by the
-environment variables of the program, and ON_VALUE_MISMATCH, ON_IMPLAUSIBLE_DATE and TIME_ZONE apply.`,
+environment variables of the program, and ON_VALUE_MISMATCH, ON_IMPLAUSIBLE_DATE and TIME_ZONE apply. The exit code is 1 also if
+an order was rejected.`,
   examples: [
     "bun scripts/import.ts 2023.jsonl.gz 2024.jsonl.gz --dry-run",
     "bun scripts/import.ts shop.csv --map order_id=OrderNumber,user_id=Customer --rejects rejects.jsonl",

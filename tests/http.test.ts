@@ -302,6 +302,15 @@ describe("answers", () => {
   });
 });
 
+test.each([
+  ["/dashboard/", "../dashboard"],
+  ["/docs/", "../docs"],
+  ["/dashboard/?period=m", "../dashboard?period=m"],
+])("the page %s redirects to the one whose files have the right paths", async (path, location) => {
+  const response = await get(path, { redirect: "manual" });
+  expect([response.status, response.headers.get("location")]).toEqual([308, location]);
+});
+
 test("users and orders can be asked for whose ids a path cannot hold, and those of other bytes are others", async () => {
   const dir = temporaryFolder();
   const ids = [".", "..", "%2e%2e", "recent", "stats", "a+b", "a&b=c", "é", "é".normalize("NFD")];
