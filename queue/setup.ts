@@ -265,13 +265,17 @@ function describe({ name, url, endpoint }: QueueName): string {
 }
 
 /** @returns a sentence with everything that the SDK lacks before it can send a request; undefined if nothing is missing */
-async function findMissingSettings({ config }: SQSClient, { endpoint }: QueueName): Promise<string | undefined> {
+async function findMissingSettings(
+  { config }: SQSClient,
+  { endpoint, url = "" }: QueueName,
+): Promise<string | undefined> {
   const problems: string[] = [];
   const settings: string[] = [];
   // Region is missing, or not accepted: region="eu west" is not a valid hostname component.
   await config.region().catch((error) => {
     problems.push(describeQueueError(error));
-    settings.push("AWS_REGION=us-east-1");
+    const [, region = "us-east-1"] = /\/\/sqs\.([\w-]+)\.amazonaws/.exec(url) ?? [];
+    settings.push(`AWS_REGION=${region}`);
   });
   await withDeadline(CREDENTIALS_DEADLINE_MS, undefined, () => config.credentials()).catch((error) => {
     const isMissing = /^Could not load credentials from any/.test(error.message);

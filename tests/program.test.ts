@@ -509,6 +509,11 @@ describe("a start that cannot be says so in one sentence and exits with 1:", () 
         {},
         /: Region is missing; AWS credentials are missing\. Set .*AWS_REGION=us-east-1 AWS_ACC/,
       ],
+      [
+        "no region, which the URL of the queue names",
+        { SQS_QUEUE_URL: "https://sqs.eu-west-1.amazonaws.com/123456789012/orders" },
+        /: Region is missing; .*Set for example AWS_REGION=eu-west-1 AWS_ACC/,
+      ],
       ["no credentials", { AWS_REGION: "us-east-1" }, /: AWS credentials are missing\. Set .* AWS_ACCESS_KEY_ID=/],
       [
         "a region with a blank",
