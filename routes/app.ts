@@ -43,9 +43,6 @@ export type App = ReturnType<typeof createApp>;
 /** No route reads a body, so larger ones are rejected. */
 const MAX_BODY_BYTES = 64 * 1024;
 
-/** The pages load their files by relative paths, which would be wrong ones below a slash at the end. */
-const PAGE_WITH_SLASH = /\/(dashboard|docs)\/(\?.*)?$/;
-
 /** Our field in Elysia's `set` of a request: when its route was matched, ms. */
 type Timed = { startedAt?: number };
 
@@ -83,8 +80,6 @@ export function createApp(deps: ApiDeps) {
     .onRequest(({ request, server }) => {
       checkHost(request);
       limitRequests(request, server);
-      const [, page, query = ""] = PAGE_WITH_SLASH.exec(request.url) ?? [];
-      if (page) return new Response(null, { status: 308, headers: { location: `../${page}${query}` } });
     })
     .onTransform(({ request, route, server, set }) => {
       (set as Timed).startedAt = performance.now();

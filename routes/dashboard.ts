@@ -1,5 +1,6 @@
 import { Elysia } from "elysia";
 import { bundleDashboard } from "./dashboard-bundle.ts";
+import { redirectSlash } from "./page-redirect.ts";
 import { Problem } from "./problem.ts";
 
 const HEADERS = {
@@ -34,7 +35,7 @@ export function dashboardRoutes() {
   }
 
   return new Elysia({ name: "dashboard" })
-    .get("/dashboard", ({ headers }) => serve("page.html", headers), hide)
+    .get("/dashboard", ({ headers, request }) => redirectSlash(request) ?? serve("page.html", headers), hide)
     .get("/dashboard/:file", ({ params: { file }, headers }) => serve(file, headers), hide);
 }
 

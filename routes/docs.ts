@@ -6,6 +6,7 @@ import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 import script from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
 import { version } from "../package.json";
 import { schemas } from "./openapi.ts";
+import { redirectSlash } from "./page-redirect.ts";
 import { Problem } from "./problem.ts";
 
 const ASSETS = new Map([
@@ -67,7 +68,7 @@ export function docsRoutes({ timeZone, apiKey }: { timeZone: string; apiKey?: st
         exclude: ["/docs", "/docs/json"],
       }),
     )
-    .get("/docs", () => new Response(PAGE, { headers: PAGE_HEADERS }), hide)
+    .get("/docs", ({ request }) => redirectSlash(request) ?? new Response(PAGE, { headers: PAGE_HEADERS }), hide)
     .get(
       "/docs/start.js",
       () => new Response(startScript(apiKey !== undefined), { headers: { "content-type": "text/javascript" } }),

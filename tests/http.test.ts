@@ -71,7 +71,7 @@ const UNKNOWN = {
 };
 const as_of = expect.stringMatching(/^20\d\d-\d\d-\d\dT.*Z$/);
 
-describe("answers", () => {
+describe("responses", () => {
   test.each([
     [
       "/",
@@ -301,6 +301,13 @@ describe("answers", () => {
     expect([response.status, await response.text()]).toEqual([200, ""]);
   });
 });
+
+test.each(["/users/stats?user_id=/docs/", "/orders?order_id=a/dashboard/"])(
+  "an id that ends like the address of a page is no redirect: %s",
+  async (path) => {
+    expect((await get(path, { redirect: "manual" })).status).toBe(200);
+  },
+);
 
 test.each([
   ["/dashboard/", "../dashboard"],

@@ -8,7 +8,15 @@ import { type GeneratedMessage, generate, isOrder } from "../scripts/generator.t
 import { dayOf } from "../store/periods.ts";
 import { body } from "./support/orders.ts";
 import { AWS, startProgram, temporaryFolder } from "./support/program.ts";
-import { deadLettersOf, freshFifoQueue, freshQueue, isEmpty, startEmulatorProcess, takeAll } from "./support/queues.ts";
+import {
+  deadLettersOf,
+  freshFifoQueue,
+  freshQueue,
+  isEmpty,
+  startEmulatorProcess,
+  startSendProxy,
+  takeAll,
+} from "./support/queues.ts";
 import { screenOf, startOnTerminal } from "./support/terminal.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -533,20 +541,6 @@ describe("wrong input", () => {
 });
 
 describe("an import that ends early", () => {
-  /** A proxy of the emulator; `onSend` may return the response to a batch of messages. */
-  function startProxy(onSend: (body: string) => Response | undefined | Promise<Response | undefined>) {
-    return Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      async fetch(request) {
-        const body = await request.text();
-        const isSend = request.headers.get("x-amz-target") === "AmazonSQS.SendMessageBatch";
-        const response = isSend ? await onSend(body) : undefined;
-        return response ?? (await fetch(emulator.endpoint, { method: "POST", headers: request.headers, body }));
-      },
-    });
-  }
-
   const manyLines = (count: number) =>
     `${generated(count)
       .map(({ body }) => body)
@@ -566,7 +560,9 @@ describe("an import that ends early", () => {
     const refusal = { __type: "com.amazonaws.sqs#AccessDeniedException", message: "no more today" };
     let sends = 0;
     // The second round has batches 9 to 16.
-    await using proxy = startProxy(() => (++sends === 12 ? Response.json(refusal, { status: 400 }) : undefined));
+    await using proxy = startSendProxy(emulator, () =>
+      ++sends === 12 ? Response.json(refusal, { status: 400 }) : undefined,
+    );
     const { queue, env } = await prepare(proxy.url);
     const file = fileOf("a.jsonl", manyLines(300));
     const { exitCode, json, problems } = await runJson([file], { env });
@@ -581,7 +577,7 @@ describe("an import that ends early", () => {
   test("nothing is read while the queue does not respond, and Ctrl-C waits for the batches in flight", async () => {
     const held = Promise.withResolvers<undefined>();
     let sends = 0;
-    await using proxy = startProxy(() => {
+    await using proxy = startSendProxy(emulator, () => {
       sends++;
       return held.promise;
     });

@@ -5,7 +5,7 @@ import type { Emulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { locateQueue } from "../queue/setup.ts";
 import { AWS } from "./support/program.ts";
-import { freshFifoQueue, freshQueue, startTestEmulator, takeAll } from "./support/queues.ts";
+import { freshFifoQueue, freshQueue, startSendProxy, startTestEmulator, takeAll } from "./support/queues.ts";
 import { freePort } from "./support/redis-server.ts";
 
 // Real processes on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -62,20 +62,6 @@ function totalsOf(bodies: string[]) {
   return { ...totals, revenue: cents / 100 };
 }
 
-/** A proxy of the emulator; `onSend` may return the response to a batch of messages. */
-function startProxy(onSend: (body: string) => Response | undefined | Promise<Response | undefined>) {
-  return Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    async fetch(request) {
-      const body = await request.text();
-      const isSend = request.headers.get("x-amz-target") === "AmazonSQS.SendMessageBatch";
-      const response = isSend ? await onSend(body) : undefined;
-      return response ?? (await fetch(emulator.endpoint, { method: "POST", headers: request.headers, body }));
-    },
-  });
-}
-
 const MIX = ["--mismatch", "10", "--invalid", "10", "--duplicates", "20", "--days", "3"];
 
 test("the embedded queue has the messages that --json reports", async () => {
@@ -93,7 +79,7 @@ test("the embedded queue has the messages that --json reports", async () => {
 
 test("a FIFO queue has the messages reported, each user's in a group, although a response was lost", async () => {
   let sends = 0;
-  await using proxy = startProxy(async (body) => {
+  await using proxy = startSendProxy(emulator, async (body) => {
     if (++sends > 1) return undefined;
     const headers = { "content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.SendMessageBatch" };
     await fetch(emulator.endpoint, { method: "POST", headers, body });
@@ -174,7 +160,7 @@ test("a batch that fails ends the run, and the totals are those of the messages 
   // Refused without a retry, and never in the queue: copies of its orders in other batches then count themselves.
   const refusal = { __type: "com.amazonaws.sqs#AccessDeniedException", message: "no more today" };
   const refuse = () => Response.json(refusal, { status: 400 });
-  await using proxy = startProxy((body) => (isFirstBatch(body) ? refuse() : undefined));
+  await using proxy = startSendProxy(emulator, (body) => (isFirstBatch(body) ? refuse() : undefined));
   const { queue, env } = await prepare(proxy.url);
   const { exitCode, stdout, stderr } = await run(
     ["--orders", "1000", "--seed", "7", "--duplicates", "50", "--json"],
@@ -194,7 +180,7 @@ test("a batch that fails ends the run, and the totals are those of the messages 
 test("a second Ctrl-C does not wait for requests", async () => {
   const hanging = Promise.withResolvers<Response>();
   const sending = Promise.withResolvers<void>();
-  await using proxy = startProxy(() => {
+  await using proxy = startSendProxy(emulator, () => {
     sending.resolve();
     return hanging.promise;
   });

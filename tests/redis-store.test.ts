@@ -5,15 +5,9 @@ import { Redis } from "ioredis";
 import { auditStore, repairTotal } from "../store/audit.ts";
 import { createDataLoss } from "../store/data-loss.ts";
 import { openStore } from "../store/open.ts";
-import {
-  type FullStore,
-  MAX_RECENT,
-  MAX_TOTAL_CENTS,
-  type RecentOrder,
-  LONGEST_WINDOW_SECONDS as WINDOW,
-} from "../store/store.ts";
+import { type FullStore, MAX_RECENT, MAX_TOTAL_CENTS, LONGEST_WINDOW_SECONDS as WINDOW } from "../store/store.ts";
 import { logLines } from "./support/log-lines.ts";
-import { order } from "./support/orders.ts";
+import { duplicate, duplicateEntry, order } from "./support/orders.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
 import { waitFor } from "./support/wait-for.ts";
 
@@ -47,7 +41,6 @@ const succeeds = (call: Promise<unknown>) =>
     () => true,
     () => false,
   );
-const duplicate = (messageId: string): RecentOrder => ({ outcome: "duplicate", atMs: 1_734_000_000_000, messageId });
 
 test("the two public hashes hold counts and decimal text", async () => {
   await using opened = await open();
@@ -484,12 +477,7 @@ test("what there is to look at is read around lines that are damaged or another 
 test("the order history is read and added to around lines that are damaged or another version's", async () => {
   await using opened = await open();
   const { store, redis } = opened;
-  const entry = {
-    outcome: "duplicate",
-    orderId: "o",
-    count: 1,
-    latest: [{ ...duplicate("m"), atMs: Date.now() }],
-  } as const;
+  const entry = duplicateEntry("o");
   for (const text of ["", "\n\n", "x", "7", '3\n{"outcome":"dupl', "9\nnull\n[]", "\xff\n\xff"]) {
     await redis.hset("orders:history:duplicate", "o", text);
     expect(await store.history("o")).toEqual({});

@@ -4,8 +4,8 @@ import { closeSync, existsSync, openSync, renameSync, statSync, unlinkSync, writ
 import { join } from "node:path";
 import { auditStore, repairTotal } from "../store/audit.ts";
 import { openStore } from "../store/open.ts";
-import { MAX_RECENT, MAX_TOTAL_CENTS, type RecentOrder, LONGEST_WINDOW_SECONDS as WINDOW } from "../store/store.ts";
-import { order } from "./support/orders.ts";
+import { MAX_RECENT, MAX_TOTAL_CENTS, LONGEST_WINDOW_SECONDS as WINDOW } from "../store/store.ts";
+import { duplicate, duplicateEntry, order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 
 // Real files on a busy machine: bun's five seconds would fail a test that is only slow.
@@ -23,8 +23,6 @@ async function open() {
   };
   return { store, db, path, age, [Symbol.asyncDispose]: dispose };
 }
-
-const duplicate = (messageId: string): RecentOrder => ({ outcome: "duplicate", atMs: 1_734_000_000_000, messageId });
 
 describe("markers", () => {
   test("an order id is known until a whole window after its generation has ended", async () => {
@@ -220,12 +218,7 @@ test("a file from before there was an order history is opened, and gets one", as
   using db = new Database(path);
   db.run("DROP TABLE history");
   const store = await openStore({ kind: "sqlite", path });
-  const entry = {
-    outcome: "duplicate",
-    orderId: "o",
-    count: 1,
-    latest: [{ ...duplicate("m"), atMs: Date.now() }],
-  } as const;
+  const entry = duplicateEntry("o");
   await store.addHistory([entry]);
   expect(await store.history("o")).toEqual({ duplicate: entry });
   expect(await store.isCounted(counted.id)).toBeTrue();

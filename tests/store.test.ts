@@ -20,7 +20,7 @@ import {
   type Totals,
   type UserTotals,
 } from "../store/store.ts";
-import { order } from "./support/orders.ts";
+import { duplicate, order } from "./support/orders.ts";
 import { temporaryFolder } from "./support/program.ts";
 import { type RedisCluster, startRedisCluster } from "./support/redis-cluster.ts";
 import { type RedisServer, startRedisServer } from "./support/redis-server.ts";
@@ -109,8 +109,6 @@ function expectedState(orders: readonly Order[]) {
 }
 
 const ranked = (orders: readonly Order[]) => Object.values(expectedState(orders).boards)[0] as UserTotals[];
-
-const duplicate = (messageId: string): RecentOrder => ({ outcome: "duplicate", atMs: 1_734_000_000_000, messageId });
 
 /** Messages with one order id, the first `index` milliseconds before now. */
 function entry(

@@ -1,4 +1,4 @@
-import type { Order } from "../../store/store.ts";
+import type { HistoryEntry, Order, RecentOrder } from "../../store/store.ts";
 
 let next = 0;
 
@@ -20,3 +20,18 @@ export function body(fields: Record<string, unknown> = {}): string {
     ...fields,
   });
 }
+
+/** A duplicate of an unknown order, as a store keeps it among the recent orders. */
+export const duplicate = (messageId: string): RecentOrder => ({
+  outcome: "duplicate",
+  atMs: 1_734_000_000_000,
+  messageId,
+});
+
+/** The history of an order id with one duplicate, of now. */
+export const duplicateEntry = (orderId: string): HistoryEntry => ({
+  outcome: "duplicate",
+  orderId,
+  count: 1,
+  latest: [{ ...duplicate("m"), atMs: Date.now() }],
+});

@@ -41,6 +41,23 @@ export async function startEmulatorProcess(port = `${freePort()}`) {
   return { endpoint, deliveries, stop };
 }
 
+/** A proxy of an emulator; `onSend` may return the response to a batch of messages. */
+export function startSendProxy(
+  { endpoint }: Emulator,
+  onSend: (body: string) => Response | undefined | Promise<Response | undefined>,
+) {
+  return Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      const body = await request.text();
+      const isSend = request.headers.get("x-amz-target") === "AmazonSQS.SendMessageBatch";
+      const response = isSend ? await onSend(body) : undefined;
+      return response ?? (await fetch(endpoint, { method: "POST", headers: request.headers, body }));
+    },
+  });
+}
+
 /** A queue that no other test uses, with its dead-letter queue; set up otherwise where the test needs it. */
 export async function freshQueue(
   { endpoint }: Emulator,
