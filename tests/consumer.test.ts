@@ -6,7 +6,6 @@ import { createOutcomes } from "../consumer/outcomes.ts";
 import { pollOnce, startPolling } from "../consumer/poller.ts";
 import type { ConsumerDeps } from "../consumer/process-batch.ts";
 import { createStoreAvailability } from "../consumer/store-availability.ts";
-import type { QueueAddress } from "../queue/client.ts";
 import type { Emulator } from "../queue/emulator.ts";
 import { openQueue, type Queue } from "../queue/queue.ts";
 import { ENVELOPES } from "../scripts/envelopes.ts";
@@ -758,25 +757,33 @@ describe("startPolling()", () => {
   });
 
   test("a queue that throttles everything is asked less and less often, and logged once", async () => {
-    const at: number[] = [];
     const server = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
-      fetch: () => {
-        at.push(performance.now());
-        return Response.json({ __type: "com.amazonaws.sqs#RequestThrottled", message: "slow down" }, { status: 400 });
+      fetch: () =>
+        Response.json({ __type: "com.amazonaws.sqs#RequestThrottled", message: "slow down" }, { status: 400 }),
+    });
+    const pauses: number[] = [];
+    let failedAt: number | undefined;
+    await using c = await consumer({
+      queue: (real) => {
+        const throttled = openQueue({ ...real.address, endpoint: server.url.href });
+        return {
+          receive: async (wait, signal) => {
+            if (failedAt !== undefined) pauses.push(performance.now() - failedAt);
+            return await throttled.receive(wait, signal).finally(() => {
+              failedAt = performance.now();
+            });
+          },
+        };
       },
     });
-    const throttled = (address: QueueAddress) => openQueue({ ...address, endpoint: server.url.href });
-    await using c = await consumer({ queue: (real) => ({ receive: throttled(real.address).receive }) });
     const poller = startPolling(c.deps, 8, c.stopping.signal);
-    await Bun.sleep(8_000); // long enough for a hot loop to show
-    const [early, late] = [
-      at.filter((time) => time - (at[0] ?? 0) < 4_000),
-      at.filter((time) => time - (at[0] ?? 0) >= 4_000),
-    ];
-    expect(at.length).toBeLessThan(40);
-    expect(late.length).toBeLessThan(early.length);
+    await waitFor("four receives", () => pauses.length >= 3, 20_000);
+    // A quarter less than the pauses of the policy. A slow machine makes them longer, never shorter.
+    for (const [index, leastMs] of [150, 300, 600].entries()) {
+      expect(pauses[index]).toBeGreaterThanOrEqual(leastMs - 1); // a timer may be a fraction of a millisecond early
+    }
     expect(c.events()).toEqual(["polling_failed"]);
     expect(poller.failure()).toContain("RequestThrottled");
     c.stopping.abort();
