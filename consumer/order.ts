@@ -1,7 +1,5 @@
 /** Validates message bodies. Pure functions: no I/O, no clock, and they do not throw for any string. */
 
-import Type, { type Static } from "typebox";
-import { Compile } from "typebox/compile";
 import { MAX_ORDER_CENTS, type Order } from "../store/store.ts";
 import { type Envelope, type Opened, openEnvelope } from "./envelope.ts";
 import { describeJsonError } from "./json.ts";
@@ -53,27 +51,43 @@ const DAY_MS = 86_400_000;
 /** All errors must fit into one message attribute, and the first few are enough to fix the producer. */
 const MAX_ERRORS = 20;
 
-const idRule = rule<string>(isId, "must be a non-blank, well-formed string of at most 128 characters");
-const stringRule = rule<string>((value) => typeof value === "string", "must be a string");
+/** What a field must be, with one message for a wrong type and a wrong value alike. */
+interface Rule {
+  field: string;
+  isValid(value: unknown): boolean;
+  message: string | ((value: unknown) => string);
+  optional?: boolean;
+}
 
-const headSchema = Type.Object({
-  order_id: idRule,
-  user_id: idRule,
-  order_timestamp: rule<string>(isTimestamp, timestampRule),
-  order_value: rule<number>(isAmount, "must be a finite number of at least 0"),
-  items: rule<unknown[]>((value) => Array.isArray(value) && value.length > 0, "must be a non-empty array"),
-  shipping_address: Type.Optional(stringRule),
-  payment_method: Type.Optional(stringRule),
-});
-const itemSchema = Type.Object({
-  product_id: rule<string>(isText, "must be a non-blank string"),
-  quantity: rule<number>((n) => Number.isInteger(n) && Number(n) >= 1, "must be an integer of at least 1"),
-  price_per_unit: rule<number>(isPrice, "must be a finite number of at least 0 with at most 4 decimals"),
-});
-type Head = Static<typeof headSchema>;
-type Item = Static<typeof itemSchema>;
-const head = Compile(headSchema);
-const item = Compile(itemSchema);
+interface Head {
+  order_id: string;
+  user_id: string;
+  order_timestamp: string;
+  order_value: number;
+  items: unknown[];
+}
+interface Item {
+  quantity: number;
+  price_per_unit: number;
+}
+
+// Not a TypeBox schema: each rule would be a function in it anyway, and every worker would load TypeBox for 80 ms.
+const idMessage = "must be a non-blank, well-formed string of at most 128 characters";
+const headRules: Rule[] = [
+  { field: "order_id", isValid: isId, message: idMessage },
+  { field: "user_id", isValid: isId, message: idMessage },
+  { field: "order_timestamp", isValid: isTimestamp, message: timestampRule },
+  { field: "order_value", isValid: isAmount, message: "must be a finite number of at least 0" },
+  { field: "items", isValid: isNonEmptyArray, message: "must be a non-empty array" },
+  { field: "shipping_address", isValid: isString, message: "must be a string", optional: true },
+  { field: "payment_method", isValid: isString, message: "must be a string", optional: true },
+];
+const priceMessage = "must be a finite number of at least 0 with at most 4 decimals";
+const itemRules: Rule[] = [
+  { field: "product_id", isValid: isText, message: "must be a non-blank string" },
+  { field: "quantity", isValid: isQuantity, message: "must be an integer of at least 1" },
+  { field: "price_per_unit", isValid: isPrice, message: priceMessage },
+];
 
 /**
  * Validates one message body: an order, or an envelope that contains one. If `order_value` differs from the total of the items by
@@ -106,7 +120,7 @@ function checkOpened(opened: Opened, onValueMismatch: OnValueMismatch, options: 
 }
 
 function checkOrder(sent: unknown, onValueMismatch: OnValueMismatch, options: ValidationOptions): ValidationResult {
-  if (!head.Check(sent) || !areItems(sent.items)) return rejected("invalid_order", sent, ...errorsOf(sent));
+  if (!isHead(sent) || !sent.items.every(isItem)) return rejected("invalid_order", sent, ...errorsOf(sent));
   const { offsetAt = utc, dates } = options;
   const timestamp = parseTimestamp(sent.order_timestamp) as Timestamp;
   const day = localDay(timestamp, offsetAt);
@@ -116,7 +130,7 @@ function checkOrder(sent: unknown, onValueMismatch: OnValueMismatch, options: Va
     return wrongDate(sent, `must not be before ${OLDEST_DAY} or more than a day ahead: is on ${day}`);
   const currency = currencyOf(sent);
   const notes = currency !== undefined || implausibleDate ? { currency, implausibleDate } : undefined;
-  const order = { id: sent.order_id, userId: sent.user_id, cents: totalCents(sent.items), day };
+  const order = { id: sent.order_id, userId: sent.user_id, cents: totalCents(sent.items as Item[]), day };
   return checkValue(sent, order, onValueMismatch, notes);
 }
 
@@ -133,7 +147,8 @@ function checkValue(sent: Head, order: Order, onValueMismatch: OnValueMismatch, 
   }
   const { order_value: declared } = sent;
   if (!differsByMoreThanOneCent(declared, total)) {
-    return { outcome: "counted", order: { ...order, cents: declaredCents(declared, total) }, notes };
+    order.cents = declaredCents(declared, total);
+    return { outcome: "counted", order, notes };
   }
   if (onValueMismatch === "correct") return { outcome: "corrected", order, declared, notes };
   const message = `must be the total of the items, ${asAmount(total)}, within one cent; is ${declared}`;
@@ -155,19 +170,28 @@ function rejected(reason: RejectReason, sent: unknown, ...errors: OrderError[]):
   return { outcome: "rejected", reason, errors, ...ids };
 }
 
-function areItems(items: unknown[]): items is Item[] {
-  return items.every((each) => item.Check(each));
+const isHead = (value: unknown): value is Head => follows(headRules, value);
+const isItem = (value: unknown): value is Item => follows(itemRules, value);
+
+function follows(rules: readonly Rule[], value: unknown): boolean {
+  if (!isObject(value)) return false;
+  for (const rule of rules) if (!isFieldValid(rule, value)) return false;
+  return true;
+}
+
+function isFieldValid({ field, isValid, optional }: Rule, value: Record<string, unknown>): boolean {
+  return isValid(value[field]) || (optional === true && value[field] === undefined);
 }
 
 /** Describes the first errors. Further invalid items are only counted, because a body can contain half a million items. */
 function errorsOf(sent: unknown): OrderError[] {
-  const errors = schemaErrors(head, sent, "");
+  const errors = fieldErrors(headRules, sent, "");
   const items = (sent as Partial<Head> | null)?.items;
   let undescribed = 0;
   for (const [index, each] of Array.isArray(items) ? items.entries() : []) {
-    if (item.Check(each)) continue;
+    if (isItem(each)) continue;
     if (errors.length > MAX_ERRORS) undescribed++;
-    else errors.push(...schemaErrors(item, each, `/items/${index}`));
+    else errors.push(...fieldErrors(itemRules, each, `/items/${index}`));
   }
   if (errors.length <= MAX_ERRORS) return errors;
   const first = errors.slice(0, MAX_ERRORS - 1);
@@ -175,19 +199,15 @@ function errorsOf(sent: unknown): OrderError[] {
   return [...first, { path: "", message: `and at least ${more} more errors` }];
 }
 
-/** TypeBox returns at most 8 errors per call, which is enough: neither schema has more than 8 fields. */
-function schemaErrors(schema: typeof head | typeof item, value: unknown, path: string): OrderError[] {
-  return schema.Errors(value).flatMap((error) => {
-    if (error.keyword === "type") return { path, message: `must be an object, is ${described(value)}` };
-    if (error.keyword !== "required") return { path: path + error.instancePath, message: error.message };
-    return error.params.requiredProperties.map((key) => ({ path: `${path}/${key}`, message: "is required" }));
-  });
+function fieldErrors(rules: readonly Rule[], value: unknown, path: string): OrderError[] {
+  if (!isObject(value)) return [{ path, message: `must be an object, is ${described(value)}` }];
+  const broken = rules.filter((rule) => !isFieldValid(rule, value));
+  return broken.map((rule) => ({ path: `${path}/${rule.field}`, message: describeRule(rule, value[rule.field]) }));
 }
 
-/** @returns a schema with one check and one message for a wrong type and a wrong value alike */
-function rule<T>(isValid: (value: unknown) => boolean, message: string | ((value: unknown) => string)) {
-  const messageOf = typeof message === "string" ? () => message : message;
-  return Type.Refine(Type.Unsafe<T>({}), isValid, (value) => `${messageOf(value)}, is ${described(value)}`);
+function describeRule({ message }: Rule, value: unknown): string {
+  if (value === undefined) return "is required";
+  return `${typeof message === "string" ? message : message(value)}, is ${described(value)}`;
 }
 
 /** @returns a value as short printable ASCII: SQS rejects control characters and U+FFFE in a message attribute */
@@ -197,6 +217,14 @@ function described(value: unknown): string {
   const text = typeof value === "string" ? JSON.stringify(value.slice(0, 40)) : String(value);
   const cut = typeof value === "string" && value.length > 40 ? `... (${value.length} characters)` : "";
   return text.replace(/[^ -~]/g, "?").slice(0, 60) + cut;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isString(value: unknown): boolean {
+  return typeof value === "string";
 }
 
 function isText(value: unknown): value is string {
@@ -212,6 +240,14 @@ function isId(value: unknown): value is string {
 
 function isAmount(value: unknown): value is number {
   return typeof value === "number" && value >= 0 && value < Infinity;
+}
+
+function isNonEmptyArray(value: unknown): boolean {
+  return Array.isArray(value) && value.length > 0;
+}
+
+function isQuantity(value: unknown): boolean {
+  return Number.isInteger(value) && Number(value) >= 1;
 }
 
 function isTimestamp(value: unknown): boolean {
