@@ -72,17 +72,22 @@ export function createOutcomes(deps: {
       metrics.orders.inc({ outcome }, orders.length);
     for (const [envelope = "none", orders] of Map.groupBy(batch, ({ envelope }) => envelope))
       metrics.envelopes.inc({ envelope }, orders.length);
-    for (const { message, outcome, envelope, notes, ...details } of batch) {
+    for (const processed of batch) {
+      const { message, outcome, notes } = processed;
       if (outcome !== "rejected") metrics.lagSeconds.observe(Math.max(0, now - message.sentAtMs) / 1000);
-      if (notes?.currency !== undefined) checkCurrency(notes.currency, message, details.orderId);
-      const implausibleDate = notes?.implausibleDate;
-      if (outcome === "counted" && !implausibleDate) continue;
-      const order = { atMs: now, messageId: originalIdOf(message), ...details, ...traceIdOf(message) };
-      if (outcome !== "counted") keep({ outcome, ...order });
-      if (!implausibleDate) continue;
-      metrics.implausibleDates.inc({ direction: implausibleDate.direction });
-      keep({ outcome: "implausible_date", ...order, day: implausibleDate.day });
+      if (outcome !== "counted" || notes) reportUnusual(processed, now);
     }
+  }
+
+  /** For an order that is not simply counted, or that has notes. */
+  function reportUnusual({ message, outcome, envelope, notes, ...details }: Processed, atMs: number) {
+    if (notes?.currency !== undefined) checkCurrency(notes.currency, message, details.orderId);
+    const implausibleDate = notes?.implausibleDate;
+    const order = { atMs, messageId: originalIdOf(message), ...details, ...traceIdOf(message) };
+    if (outcome !== "counted") keep({ outcome, ...order });
+    if (!implausibleDate) return;
+    metrics.implausibleDates.inc({ direction: implausibleDate.direction });
+    keep({ outcome: "implausible_date", ...order, day: implausibleDate.day });
   }
 
   function keep(order: RecentOrder) {

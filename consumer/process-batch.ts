@@ -3,10 +3,9 @@ import { isFifo } from "../queue/client.ts";
 import { type Failure, type Message, originalIdOf } from "../queue/message.ts";
 import type { Queue } from "../queue/queue.ts";
 import { describeQueueError } from "../queue/request.ts";
-import type { Order, Recorded, Store } from "../store/store.ts";
-import type { Envelope } from "./envelope.ts";
+import type { Recorded, Store } from "../store/store.ts";
 import type { ConsumerMetrics } from "./metrics.ts";
-import { type DateCheck, type Notes, type OnValueMismatch, validateOrder } from "./order.ts";
+import { type DateCheck, type OnValueMismatch, type ValidationResult, validateOrder } from "./order.ts";
 import type { Outcomes, Processed } from "./outcomes.ts";
 import { pause } from "./retry.ts";
 import type { StoreAvailability } from "./store-availability.ts";
@@ -32,11 +31,7 @@ export interface ConsumerDeps {
 /** A message with a valid order. */
 interface Valid {
   message: Message;
-  order: Order;
-  /** Set for a corrected order: its `order_value` as sent. */
-  declared?: number;
-  envelope?: Envelope;
-  notes?: Notes | undefined;
+  result: Exclude<ValidationResult, { outcome: "rejected" }>;
 }
 
 type Rejected = Processed & Required<Pick<Processed, "reason" | "errors">>;
@@ -75,7 +70,7 @@ function validateAll(messages: readonly Message[], deps: ConsumerDeps): Batch {
   for (const message of messages) {
     const result = validateOrder(message.body, onValueMismatch, options);
     if (result.outcome === "rejected") batch.rejected.push({ message, ...result });
-    else batch.valid.push({ message, ...result });
+    else batch.valid.push({ message, result });
   }
   return batch;
 }
@@ -120,13 +115,14 @@ async function store(
   );
   if (valid.length === 0) return { results: [], counted };
   const stopTimer = metrics.applySeconds.startTimer();
-  const results = await send(valid.map(({ order }) => order));
+  const results = await send(valid.map(({ result }) => result.order));
   stopTimer();
   return { results, counted };
 }
 
 function outcomesOf(deps: ConsumerDeps, { valid, rejected }: Batch, { results, counted }: Stored) {
   const recorded = valid.flatMap((one, index) => toProcessed(deps, one, results[index] as Recorded));
+  if (rejected.length === 0) return { recorded, rejected };
   const ids = new Set(recorded.map(({ orderId }) => orderId));
   const isDuplicate = ({ orderId }: Rejected, index: number) => counted[index] || ids.has(orderId);
   for (const { message, orderId, userId, envelope } of rejected.filter(isDuplicate))
@@ -134,19 +130,20 @@ function outcomesOf(deps: ConsumerDeps, { valid, rejected }: Batch, { results, c
   return { recorded, rejected: rejected.filter((one, index) => !isDuplicate(one, index)) };
 }
 
-function toProcessed({ log }: ConsumerDeps, valid: Valid, result: Recorded): Processed[] {
-  const { message, order, declared, envelope, notes } = valid;
-  const { id: orderId, userId, cents } = order;
-  if (result === "refused") {
+function toProcessed({ log }: ConsumerDeps, valid: Valid, recorded: Recorded): Processed[] {
+  const { message, result } = valid;
+  const { envelope, notes } = result;
+  const { id: orderId, userId, cents } = result.order;
+  if (recorded === "refused") {
     // The message stays in the queue, and its redrive policy limits the retries.
     const reason = "the Redis key of its user contains data of another program";
     const message_id = originalIdOf(message);
     log.error({ event: "order_refused", order_id: orderId, user_id: userId, message_id, reason });
     return [];
   }
-  if (result === "duplicate") return [{ message, outcome: "duplicate", orderId, userId, envelope }];
-  if (declared === undefined) return [{ message, outcome: "counted", orderId, userId, envelope, notes }];
-  return [{ message, outcome: "corrected", orderId, userId, declared, cents, envelope, notes }];
+  if (recorded === "duplicate") return [{ message, outcome: "duplicate", orderId, userId, envelope }];
+  if (result.outcome === "counted") return [{ message, outcome: "counted", orderId, userId, envelope, notes }];
+  return [{ message, outcome: "corrected", orderId, userId, declared: result.declared, cents, envelope, notes }];
 }
 
 /**

@@ -11,7 +11,7 @@ import {
   type SQSClient,
 } from "@aws-sdk/client-sqs";
 import { NOT_SQS } from "./request.ts";
-import { sign } from "./sigv4.ts";
+import { type Credentials, createSigner, type Sign } from "./sigv4.ts";
 
 /** The requests of the consumer. They are sent so often that the CPU time of the SDK matters. */
 export interface QueueRequests {
@@ -54,6 +54,17 @@ export function sdkRequests(client: SQSClient): QueueRequests {
 export function fetchRequests(client: SQSClient, queueUrl: string): QueueRequests {
   let clockOffsetMs = 0;
   let target: Awaited<ReturnType<typeof resolveTarget>> | undefined;
+  let signer: { credentials: Credentials; second: number; sign: Sign } | undefined;
+
+  /** @returns a signer, a new one each second and for new credentials */
+  function currentSigner(credentials: Credentials, region: string): Sign {
+    const second = Math.floor((Date.now() + clockOffsetMs) / 1000);
+    if (signer?.second !== second || signer.credentials !== credentials) {
+      const sign = createSigner({ credentials, region, service: "sqs" }, new Date(second * 1000));
+      signer = { credentials, second, sign };
+    }
+    return signer.sign;
+  }
 
   async function sendOnce(action: string, body: string, signal: AbortSignal): Promise<unknown> {
     target ??= await resolveTarget(client, queueUrl);
@@ -67,8 +78,7 @@ export function fetchRequests(client: SQSClient, queueUrl: string): QueueRequest
       // Selects the error codes of the older query protocol, as the SDK does.
       "x-amzn-query-mode": "true",
     };
-    const now = new Date(Date.now() + clockOffsetMs);
-    const signed = sign(headers, body, { credentials, region, service: "sqs" }, now);
+    const signed = currentSigner(credentials, region)(headers, body);
     // SQS does not redirect, and a signed request must not be sent to another server.
     const init: RequestInit = { method: "POST", headers: signed, body, signal, redirect: "manual" };
     const response = await fetch(endpoint.origin, init);
