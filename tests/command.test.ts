@@ -321,6 +321,22 @@ describe("control characters of others do not reach the terminal", () => {
   });
 });
 
+test("bench measures every competitor; the options given are used instead of those of --quick", async () => {
+  const options = ["--quick", "--orders=500", "--rates=100", "--seconds=1", "--rounds=1", "--json"];
+  const { exitCode, stdout, stderr } = await run("bench", ["drain", "latency", "memory", ...options]);
+  expect([exitCode, stderr.match(/cannot .*/i)]).toEqual([0, null]);
+  const [drain, latency, memory] = JSON.parse(stdout).tables;
+  const programs = ["program", "program (image)"];
+  expect(drain.title).toBe("Drain of 500 orders of 1000 users");
+  for (const name of [...programs, "bare SDK loop", "bare fetch loop", "sqs-consumer"]) {
+    expect(drain.rows[name].firstOrderMs.median, name).toBeGreaterThan(10);
+    expect(drain.rows[name].requestsPerOrder.median, name).toBeGreaterThanOrEqual(0.2);
+  }
+  expect(latency.rows).toEqual({ "100 orders/s": expect.objectContaining({ p50Ms: expect.any(Object) }) });
+  expect(memory.title).toBe("Memory of 4 workers after 500 orders");
+  for (const name of programs) expect(memory.rows[name].peakMiB.median).toBeGreaterThan(50);
+});
+
 describe("Ctrl-C", () => {
   const SLOW = ["--orders", "100000", "--rate", "50"];
   const hasBar = (terminal: ReturnType<typeof startOnTerminal>) =>

@@ -1,5 +1,6 @@
 /** What a measurement runs on: an empty queue, an empty store, and the program under test, each in a process of its own. */
 
+import { readConfig } from "../../config.ts";
 import { locateQueue } from "../../queue/setup.ts";
 import { openStore } from "../../store/open.ts";
 import { freePort, spawn, waitFor } from "./processes.ts";
@@ -37,11 +38,16 @@ interface Environment {
   /** Undefined: the program's own default. */
   workers?: number | undefined;
   concurrency?: number | undefined;
+  env?: Record<string, string> | undefined;
 }
 
 /** Starts the program, or a competitor with the same environment. @returns the process; it may not listen at `url` yet */
-export function startProgram(command: string[], { emulator: { address }, redis, workers, concurrency }: Environment) {
+export function startProgram(command: string[], environment: Environment) {
+  const { emulator, redis, workers = "", concurrency = "", env } = environment;
+  const { address } = emulator;
   const port = `${freePort()}`;
+  // Passed as numbers, defaults too: competitors do not read the program's configuration.
+  const { consumer } = readConfig({ CONSUMER_WORKERS: `${workers}`, CONSUMER_CONCURRENCY: `${concurrency}` });
   const child = spawn([process.execPath, ...command], {
     AWS_REGION: "us-east-1",
     AWS_ACCESS_KEY_ID: "bench",
@@ -51,8 +57,9 @@ export function startProgram(command: string[], { emulator: { address }, redis, 
     ...redis?.env,
     PORT: port,
     LOG_LEVEL: "error",
-    CONSUMER_WORKERS: `${workers ?? ""}`,
-    CONSUMER_CONCURRENCY: `${concurrency ?? ""}`,
+    CONSUMER_WORKERS: `${consumer.workers}`,
+    CONSUMER_CONCURRENCY: `${consumer.concurrency}`,
+    ...env,
   });
   return Object.assign(child, { url: `http://127.0.0.1:${port}` });
 }

@@ -15,7 +15,7 @@ const RATIOS: [string, string][] = [
 ];
 
 /** Measures all endpoints on one Redis, filled once, so that only servers and endpoints differ. @throws an Error without wrk */
-export async function http({ "board-users": users, seconds = 5, ...options }: Options): Promise<Table[]> {
+export async function http({ "board-users": users = 1_000_000, seconds = 5, ...options }: Options): Promise<Table[]> {
   if (!Bun.which("wrk")) throw new Error("wrk is missing: apt-get install wrk");
   await using emulator = await startEmulator();
   await using redis = await startRedis();

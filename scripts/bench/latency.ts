@@ -5,15 +5,15 @@ import { waitFor } from "./processes.ts";
 import { compare, type Measurement, type Options, type Table } from "./rounds.ts";
 import { generateOrders, type Sqs, take } from "./sqs.ts";
 
-const RATES = [100, 1_000];
-/** Even enough: at 1,000 orders a second, ten are sent at a time, in one request. */
-const TICK_MS = 10;
 /** Not measured: connections are opened and the code is compiled. */
 const WARM_UP_SECONDS = 2;
 
 /** @returns p50 and p99 of each rate, ms */
 export async function latency(options: Options): Promise<Table[]> {
-  const rates = RATES.map((rate) => [`${rate} orders/s`, (seed: number) => measure(rate, seed, options)]);
+  const rates = (options.rates ?? [1_000, 5_000]).map((rate) => [
+    `${rate} orders/s`,
+    (seed: number) => measure(rate, seed, options),
+  ]);
   return [await compare("Latency from sending to /stats/global", Object.fromEntries(rates), options)];
 }
 
@@ -33,9 +33,12 @@ async function measure(rate: number, seed: number, options: Options): Promise<Me
   return { p50Ms: percentile(50), p99Ms: percentile(99) };
 }
 
-/** Appends the time before its request to `sentAtMs` for every order. To keep the rate it does not wait for responses. */
+/**
+ * Sends one order, or ten in one request from 1,000 orders/s on, and waits as long as the rate allows, not for the response.
+ * Appends the time before its request to `sentAtMs` for every order.
+ */
 async function sendEvenly(sqs: Sqs, bodies: string[], rate: number, sentAtMs: number[]) {
-  const size = Math.ceil((rate * TICK_MS) / 1000);
+  const size = rate < 1_000 ? 1 : 10;
   const startedMs = performance.now();
   const sending: Promise<void>[] = [];
   for (let at = 0; at < bodies.length; at += size) {

@@ -59,6 +59,13 @@ export function cpuMicros({ pid }: Child): number {
   return (Number(fields[11]) + Number(fields[12])) * 10_000;
 }
 
+/** @returns the resident memory of a process, now and at most (proc(5): VmRSS and VmHWM, in KiB) */
+export function memoryMiB({ pid }: Child) {
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const read = (name: string) => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) / 1024;
+  return { residentMiB: read("VmRSS"), peakMiB: read("VmHWM") };
+}
+
 /** @returns an empty folder that is removed when this process exits */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "bench-"));

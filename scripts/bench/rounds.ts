@@ -7,11 +7,17 @@ import { DEADLINE_MS } from "./processes.ts";
 
 /** The options of the command. Without a default, each suite has its own. */
 export const OPTIONS = {
-  rounds: { type: "integer", default: 3, help: "number of measurements of each competitor" },
-  orders: { type: "integer", multiple: true, help: "50000; drain measures every number, the others the largest" },
-  users: { type: "integer", multiple: true, help: "1000, stores also 100000; latency uses the first" },
+  quick: { help: "the main ratios in two minutes: fewer orders, rounds and seconds, without memory" },
+  rounds: { type: "integer", help: "number of measurements of each competitor: 3, memory 1" },
+  orders: { type: "integer", multiple: true, help: "50000, memory a million; the largest, but drain measures each" },
+  users: {
+    type: "integer",
+    multiple: true,
+    help: "1000, stores also 100000; latency uses the first, memory the largest",
+  },
+  rates: { type: "integer", multiple: true, help: "orders/s of latency: 1000,5000" },
   days: { type: "integer", default: 2, help: "days the orders fall on: a backlog is seldom longer" },
-  "board-users": { type: "integer", default: 1_000_000, help: "users on the leaderboards of http" },
+  "board-users": { type: "integer", help: "users on the leaderboards of http: a million" },
   seconds: { type: "integer", help: "duration of a measurement: latency 10, http 5" },
   workers: { type: "integer", help: "CONSUMER_WORKERS of the program" },
   concurrency: { type: "integer", help: "CONSUMER_CONCURRENCY of the program" },
@@ -36,7 +42,7 @@ export type Table = { title: string; rows: Record<string, Record<string, Spread>
 export async function compare(
   title: string,
   competitors: Competitors,
-  { rounds, progress }: Pick<Options, "rounds" | "progress">,
+  { rounds = 3, progress }: Pick<Options, "rounds" | "progress">,
   ratios: [string, string][] = [],
 ): Promise<Table> {
   const all = Object.entries(competitors);

@@ -20,7 +20,7 @@ export const take = (messages: Iterator<GeneratedMessage, never>, count: number)
   Array.from({ length: count }, () => messages.next().value);
 
 /** @returns the requests to one queue of an emulator, which checks no signatures. They reject if the emulator refuses them. */
-export function connectSqs({ endpoint = "", url: QueueUrl }: QueueAddress) {
+export function connectSqs({ endpoint = "", url: QueueUrl }: Pick<QueueAddress, "endpoint" | "url">) {
   async function request(action: string, input: object) {
     const headers = { "content-type": "application/x-amz-json-1.0", "x-amz-target": `AmazonSQS.${action}` };
     const response = await fetch(endpoint, { method: "POST", headers, body: JSON.stringify({ QueueUrl, ...input }) });
