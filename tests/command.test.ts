@@ -334,7 +334,7 @@ test("bench measures every competitor; the options given are used instead of tho
   }
   expect(latency.rows).toEqual({ "100 orders/s": expect.objectContaining({ p50Ms: expect.any(Object) }) });
   expect(memory.title).toBe("Memory of 4 workers after 500 orders");
-  for (const name of programs) expect(memory.rows[name].peakMiB.median).toBeGreaterThan(50);
+  for (const name of programs) expect(memory.rows[name].peakMebibytes.median).toBeGreaterThan(50);
 });
 
 describe("Ctrl-C", () => {

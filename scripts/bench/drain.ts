@@ -1,7 +1,7 @@
 /** How fast a full queue is drained, what an order costs, and how much memory that takes. */
 
 import { startEmulator, startProgram, startRedis } from "./fixtures.ts";
-import { type Child, cpuMicros, memoryMiB, waitFor } from "./processes.ts";
+import { type Child, cpuMicros, memoryOf, waitFor } from "./processes.ts";
 import { type Competitors, compare, type Measurement, type Options, type Table } from "./rounds.ts";
 import { generateOrders, type Sqs } from "./sqs.ts";
 
@@ -98,5 +98,5 @@ const observeCosts: Observe = async (sqs, { orders }, consumer, redis) => {
 
 const observeMemory: Observe = async (sqs, _, consumer) => {
   await waitFor(consumer, async () => (await sqs.left()) === 0);
-  return memoryMiB(consumer);
+  return memoryOf(consumer);
 };

@@ -60,10 +60,10 @@ export function cpuMicros({ pid }: Child): number {
 }
 
 /** @returns the resident memory of a process, now and at most (proc(5): VmRSS and VmHWM, in KiB) */
-export function memoryMiB({ pid }: Child) {
+export function memoryOf({ pid }: Child) {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const read = (name: string) => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) / 1024;
-  return { residentMiB: read("VmRSS"), peakMiB: read("VmHWM") };
+  return { residentMebibytes: read("VmRSS"), peakMebibytes: read("VmHWM") };
 }
 
 /** @returns an empty folder that is removed when this process exits */

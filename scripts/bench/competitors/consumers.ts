@@ -9,7 +9,7 @@ import type { Message } from "@aws-sdk/client-sqs";
 const { SQS_QUEUE_URL: QueueUrl = "", AWS_ENDPOINT_URL: endpoint = "", REDIS_URL: url = "" } = Bun.env;
 const RECEIVE = { MaxNumberOfMessages: 10, WaitTimeSeconds: 20 };
 
-/** The default client but for its handler: with the default one, node:http, the loop needs a quarter more CPU. */
+/** The default client but for its handler: with the default one, node:http, the loop needs a quarter to a third more CPU. */
 async function createClient() {
   const { SQSClient } = await import("@aws-sdk/client-sqs");
   const { FetchHttpHandler } = await import("@smithy/fetch-http-handler");
