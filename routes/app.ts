@@ -17,7 +17,7 @@ import { createRequestTimer, type MetricsDeps, metricsRoutes } from "./metrics.t
 import { orderRoutes } from "./orders.ts";
 import { errorTable } from "./problem.ts";
 import { createQueryCheck } from "./query.ts";
-import { createRequestLimit } from "./rate-limit.ts";
+import { createRequestLimit, type Server } from "./rate-limit.ts";
 import { statsRoutes } from "./stats.ts";
 import { userRoutes } from "./users.ts";
 
@@ -68,6 +68,8 @@ export function createApp(deps: ApiDeps) {
   const authorize = createAuth(deps.apiKey);
   let routes: AnyElysia["routes"] = [];
   const checkQuery = createQueryCheck(() => routes);
+  // Elysia adds its own `server` to the context of each request with Object.defineProperty, which is slow.
+  const server = (): Server => app.server;
   const app = new Elysia({
     // A second process must not be able to listen on the same port and receive a part of the requests.
     serve: { reusePort: false, maxRequestBodySize: MAX_BODY_BYTES },
@@ -77,13 +79,13 @@ export function createApp(deps: ApiDeps) {
     handler: { standardHostname: false },
   })
     // Before the route is matched, so that requests without a route and with a wrong method are checked and counted as well.
-    .onRequest(({ request, server }) => {
+    .onRequest(({ request }) => {
       checkHost(request);
-      limitRequests(request, server);
+      limitRequests(request, server());
     })
-    .onTransform(({ request, route, server, set }) => {
+    .onTransform(({ request, route, set }) => {
       (set as Timed).startedAt = performance.now();
-      authorize(request, route, server);
+      authorize(request, route, server());
       checkQuery(request.url, route);
     })
     .onError(errorTable(deps.log, () => routes))
