@@ -59,8 +59,8 @@ const CLIENT_OPTIONS = {
   // While Redis is unavailable, calls must fail at once. Callers keep their messages and retry.
   enableOfflineQueue: false,
   enableAutoPipelining: true,
-  // A worker sends one script at a time, so a pipeline would only delay it.
-  autoPipeliningIgnoredCommands: ["recordOrders"],
+  // These are batches already, so a pipeline would only delay them.
+  autoPipeliningIgnoredCommands: ["recordOrders", "userTotals"],
 };
 
 /**

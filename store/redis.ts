@@ -1,5 +1,6 @@
 import calculateSlot from "cluster-key-slot";
 import { Cluster, type Redis, type Result } from "ioredis";
+import { createBatchReads } from "./batch-reads.ts";
 import { todayIn } from "./periods.ts";
 import { toLines, toRecent } from "./recent-lines.ts";
 import { type Connection, connectRedis, mastersOf, type RedisAddress, redisWarnings } from "./redis-connection.ts";
@@ -7,7 +8,7 @@ import { createFullAccess, readGenerations } from "./redis-full-access.ts";
 import { createRedisHistory } from "./redis-history.ts";
 import { hashOf, type RedisKeys, redisKeys } from "./redis-keys.ts";
 import { createRecorder } from "./redis-record.ts";
-import { checkType, foreignKey, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
+import { checkType, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
 import {
   bySpend,
   DEFAULT_TIME_ZONE,
@@ -22,6 +23,7 @@ import {
   type UserTotals,
 } from "./store.ts";
 import topScript from "./top.lua" with { type: "text" };
+import userTotalsScript from "./user-totals.lua" with { type: "text" };
 import usersScript from "./users.lua" with { type: "text" };
 
 /** Days that are checked at a time. It keeps Redis busy for some milliseconds. */
@@ -30,6 +32,7 @@ const DAYS_CHECKED_AT_ONCE = 200;
 declare module "ioredis" {
   interface RedisCommander<Context> {
     usersPage(users: string, userPrefix: string, from: number, to: number): Result<string[], Context>;
+    userTotals(count: number, ...userKeys: string[]): Result<((string | null)[] | Error)[], Context>;
     topUsers(board: string, top: string, n: number, maxUnsorted: number): Result<[number, string[]], Context>;
   }
 }
@@ -54,6 +57,7 @@ export async function openRedisStore(
 ): Promise<FullStore> {
   const redis = await connectRedis(address);
   redis.defineCommand("usersPage", { lua: usersScript, numberOfKeys: 1, readOnly: true });
+  redis.defineCommand("userTotals", { lua: userTotalsScript, readOnly: true });
   redis.defineCommand("topUsers", { lua: topScript, numberOfKeys: 2, readOnly: true });
   const keys = redisKeys(prefixOf(redis, address.keyPrefix));
   if (timeZone !== undefined) await keepTimeZone(redis, keys, timeZone);
@@ -71,37 +75,22 @@ export async function openRedisStore(
       await checkDays(all.slice(at, at + DAYS_CHECKED_AT_ONCE));
   }
 
-  /** @throws `failure()` if amounts are missing although they are expected */
-  async function readTotals(
-    key: string,
-    fields: [string, string],
-    isExpected: () => Promise<number>,
-    failure: () => Error,
-  ) {
-    const read = () => checkType(key, redis.hmget(key, ...fields));
+  async function global(): Promise<Totals> {
+    const read = () => checkType(keys.global, redis.hmget(keys.global, "total_orders", "total_revenue"));
     const amounts = await read();
-    if (!amounts.includes(null) || !(await isExpected())) return parseAmounts(amounts);
+    // Zero would be wrong where orders are counted; record.lua refuses orders for the same reason.
+    if (!amounts.includes(null) || !(await redis.hexists(keys.store, "generations"))) return parseAmounts(amounts);
     // The first order may have been recorded since the first read.
     const again = await read();
-    if (again.includes(null)) throw failure();
-    return parseAmounts(again);
+    if (!again.includes(null)) return parseAmounts(again);
+    throw new Error(`${keys.global} is lost: \`bun scripts/audit.ts --repair\` restores it from the days`);
   }
 
-  async function global(): Promise<Totals> {
-    // Zero would be wrong where orders are counted; record.lua refuses orders for the same reason.
-    const isExpected = () => redis.hexists(keys.store, "generations");
-    const lost = () => new Error(`${keys.global} is lost: \`bun scripts/audit.ts --repair\` restores it from the days`);
-    return await readTotals(keys.global, ["total_orders", "total_revenue"], isExpected, lost);
-  }
+  const readUser = createBatchReads((userKeys) => redis.userTotals(userKeys.length, ...userKeys));
 
   async function user(userId: string): Promise<Totals> {
     const key = keys.user(userId);
-    return await readTotals(
-      key,
-      ["order_count", "total_spend"],
-      () => redis.exists(key),
-      () => foreignKey(key),
-    );
+    return parseAmounts(await checkType(key, readUser(key)));
   }
 
   async function userOn(leaderboard: string, userId: string): Promise<Totals> {
