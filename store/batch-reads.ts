@@ -7,9 +7,9 @@ import { setImmediate } from "node:timers/promises";
  * @param readAll returns for each key its value or the error of its read
  * @returns a function that reads one key
  */
-export function createBatchReads<T>(readAll: (keys: readonly string[]) => Promise<(T | Error)[]>) {
+export function createBatchReads<T>(readAll: (keys: readonly string[]) => Promise<readonly (T | Error)[]>) {
   let keys: string[] = [];
-  let values: Promise<(T | Error)[]> | undefined;
+  let values: Promise<readonly (T | Error)[]> | undefined;
 
   async function readBatch() {
     await setImmediate();

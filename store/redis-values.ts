@@ -55,12 +55,13 @@ const isWrongType = (error: unknown) => error instanceof Error && error.message.
  */
 export async function checkType<T>(key: string, reply: Promise<T>): Promise<T> {
   return await reply.catch((error) => {
-    throw isWrongType(error) ? foreignKey(key) : error;
+    throw typeError(key, error);
   });
 }
 
-/** @returns the error for a key that holds data of another program */
-export const foreignKey = (key: string) => new ForeignKeyError(`${key} in Redis holds data of another program`);
+/** @returns a `ForeignKeyError` if the key has another type than the command expects, otherwise the error itself */
+export const typeError = (key: string, error: Error) =>
+  isWrongType(error) ? new ForeignKeyError(`${key} in Redis holds data of another program`) : error;
 
 /** Parses "orders cents", the values of days and leaderboards. @returns zeros if there is no value */
 export function parseTotals(text: string | null | undefined): Totals {

@@ -8,7 +8,7 @@ import { createFullAccess, readGenerations } from "./redis-full-access.ts";
 import { createRedisHistory } from "./redis-history.ts";
 import { hashOf, type RedisKeys, redisKeys } from "./redis-keys.ts";
 import { createRecorder } from "./redis-record.ts";
-import { checkType, parseAmounts, parseTotals, parseUserTotals } from "./redis-values.ts";
+import { checkType, parseAmounts, parseTotals, parseUserTotals, typeError } from "./redis-values.ts";
 import {
   bySpend,
   DEFAULT_TIME_ZONE,
@@ -32,7 +32,7 @@ const DAYS_CHECKED_AT_ONCE = 200;
 declare module "ioredis" {
   interface RedisCommander<Context> {
     usersPage(users: string, userPrefix: string, from: number, to: number): Result<string[], Context>;
-    userTotals(count: number, ...userKeys: string[]): Result<((string | null)[] | Error)[], Context>;
+    userTotals(count: number, ...userKeys: string[]): Result<(string | null | Error)[], Context>;
     topUsers(board: string, top: string, n: number, maxUnsorted: number): Result<[number, string[]], Context>;
   }
 }
@@ -86,12 +86,13 @@ export async function openRedisStore(
     throw new Error(`${keys.global} is lost: \`bun scripts/audit.ts --repair\` restores it from the days`);
   }
 
-  const readUser = createBatchReads((userKeys) => redis.userTotals(userKeys.length, ...userKeys));
-
-  async function user(userId: string): Promise<Totals> {
-    const key = keys.user(userId);
-    return parseAmounts(await checkType(key, readUser(key)));
-  }
+  const user = createBatchReads(async (userIds) => {
+    const userKeys = userIds.map(keys.user);
+    const replies = await redis.userTotals(userKeys.length, ...userKeys);
+    return replies.map((reply, index) =>
+      reply instanceof Error ? typeError(`${userKeys[index]}`, reply) : parseAmounts(reply?.split(" ") ?? [null, null]),
+    );
+  });
 
   async function userOn(leaderboard: string, userId: string): Promise<Totals> {
     const board = keys.board(leaderboard);

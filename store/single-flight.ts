@@ -1,4 +1,4 @@
-import type { Store } from "./store.ts";
+import type { Store, Totals } from "./store.ts";
 
 /** The result of a read. It includes every order that was recorded before `asOfMs`, when the read began. */
 export interface Read<T> {
@@ -8,7 +8,10 @@ export interface Read<T> {
 
 export type Reads = ReturnType<typeof createSingleFlight>;
 
-/** @returns the read functions of the store, in which concurrent identical reads share one request and its result */
+/**
+ * @returns the read functions of the store, in which concurrent identical reads share one request and its result. Only reads of
+ *   users do not: there are many users, and the store combines its reads of them
+ */
 export function createSingleFlight(store: Pick<Store, "global" | "user" | "userOn" | "top" | "daily">) {
   function shared<A extends unknown[], T>(read: (...args: A) => Promise<T>): (...args: A) => Promise<Read<T>> {
     const pending = new Map<string, Promise<Read<T>>>();
@@ -25,6 +28,11 @@ export function createSingleFlight(store: Pick<Store, "global" | "user" | "userO
     };
   }
 
-  const { global, user, userOn, top, daily } = store;
-  return { global: shared(global), user: shared(user), userOn: shared(userOn), top: shared(top), daily: shared(daily) };
+  async function user(userId: string): Promise<Read<Totals>> {
+    const asOfMs = Date.now();
+    return { value: await store.user(userId), asOfMs };
+  }
+
+  const { global, userOn, top, daily } = store;
+  return { user, global: shared(global), userOn: shared(userOn), top: shared(top), daily: shared(daily) };
 }

@@ -1,6 +1,7 @@
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
+import { createBatchReads } from "../store/batch-reads.ts";
 import { createBatchWrites } from "../store/batch-writes.ts";
 import { openStore, type StoreAddress } from "../store/open.ts";
 import { leaderboardsOf } from "../store/periods.ts";
@@ -593,6 +594,32 @@ describe("createBatchWrites()", () => {
   });
 });
 
+describe("createBatchReads()", () => {
+  test("reads that begin together are one call, and each has its own value or error", async () => {
+    const calls: (readonly string[])[] = [];
+    const read = createBatchReads(async (keys) => {
+      calls.push(keys);
+      return keys.map((key) => (key === "bad" ? new Error("bad key") : key.toUpperCase()));
+    });
+    const bad = read("bad").catch(String);
+    expect(await Promise.all([read("a"), read("b"), read("a"), bad])).toEqual(["A", "B", "A", "Error: bad key"]);
+    expect(await read("c")).toBe("C");
+    expect(calls).toEqual([["bad", "a", "b", "a"], ["c"]]);
+  });
+
+  test("a call that fails rejects all its reads, and the next one is tried", async () => {
+    let broken = true;
+    const read = createBatchReads(async (keys) => {
+      if (broken) throw new Error("no Redis");
+      return keys;
+    });
+    const failing = await Promise.allSettled([read("a"), read("b")]);
+    expect(failing.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    broken = false;
+    expect(await read("a")).toBe("a");
+  });
+});
+
 describe("createSingleFlight()", () => {
   test("identical reads at one moment are one read, others and later ones are not", async () => {
     await using opened = await twoStores("redis");
@@ -607,29 +634,25 @@ describe("createSingleFlight()", () => {
       };
     const shared = createSingleFlight({
       ...store,
-      user: noted("user", store.user),
       userOn: noted("userOn", store.userOn),
       top: noted("top", store.top),
     });
     const answers = await Promise.all([
-      shared.user("U1"),
-      shared.user("U1"),
-      shared.user("U2"),
+      shared.userOn("y:2024", "U1"),
+      shared.userOn("y:2024", "U1"),
+      shared.userOn("y:2024", "U2"),
       shared.top("y:2024", 1),
     ]);
     expect(answers[0]).toEqual({ value: { orders: 1, cents: 1000 }, asOfMs: expect.any(Number) });
     expect(answers[1]).toEqual(answers[0] as Read<Totals>);
     expect((await shared.top("y:2024", 11)).value).toHaveLength(2);
-    await shared.user("U1");
-    await Promise.all(["U1", "U1", "U2"].map((user) => shared.userOn("y:2024", user)));
+    await shared.userOn("y:2024", "U1");
     expect(reads).toEqual([
-      ["user", "U1"],
-      ["user", "U2"],
-      ["top", "y:2024", 1],
-      ["top", "y:2024", 11],
-      ["user", "U1"],
       ["userOn", "y:2024", "U1"],
       ["userOn", "y:2024", "U2"],
+      ["top", "y:2024", 1],
+      ["top", "y:2024", 11],
+      ["userOn", "y:2024", "U1"],
     ]);
   });
 
