@@ -10,7 +10,7 @@ import { Problem } from "./problem.ts";
  */
 export function createHostCheck(host: string): (request: Request) => void {
   if (!isLoopback(host)) return () => {};
-  // Parsing a Host costs as much CPU time as routing. Nearly all requests have the same one.
+  // Only another Host than the last accepted one is parsed: nearly all requests have the same one.
   let accepted = host;
   return ({ headers }) => {
     const requested = headers.get("host") ?? host;
