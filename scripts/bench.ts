@@ -25,8 +25,8 @@ const bench = createCommand({
   },
   options: OPTIONS,
   notes: `Needs Linux, redis-server and, for http, wrk. The queue, Redis and every competitor are processes of their own; the
-CPU time is the competitor's. Cold: all of it since the start of the process until 20,000 orders have left the queue. (image):
-with the environment of the Docker image. The published numbers are those of the examples but the first.`,
+CPU time is the competitor's. Cold: all of it since the start of the process until 20,000 orders have left the queue. The
+published numbers are those of the examples but the first.`,
   examples: [
     "bun run bench --quick",
     "bun run bench drain --users 1000,100000",

@@ -2,27 +2,17 @@
 
 import { startEmulator, startProgram, startRedis } from "./fixtures.ts";
 import { type Child, cpuMicros, memoryOf, waitFor } from "./processes.ts";
-import { type Competitors, compare, type Measurement, type Options, type Table } from "./rounds.ts";
+import { compare, type Measurement, type Options, type Table } from "./rounds.ts";
 import { generateOrders, type Sqs } from "./sqs.ts";
 
-/** What the Dockerfile sets. */
-const IMAGE_ENV = { BUN_JSC_useFTLJIT: "0" };
-
 /** Those that record do the whole work of the program, and need Redis; the loops only receive and delete. */
-type Competitor = { command: string[]; records: boolean; env?: Record<string, string> };
-const PROGRAMS: Record<string, Competitor> = {
+const COMPETITORS = {
   program: { command: ["index.ts"], records: true },
-  "program (image)": { command: ["index.ts"], records: true, env: IMAGE_ENV },
-};
-const BASELINES: Record<string, Competitor> = {
   "bare SDK loop": { command: ["scripts/bench/competitors/consumers.ts", "sdkLoop"], records: false },
   "bare fetch loop": { command: ["scripts/bench/competitors/consumers.ts", "fetchLoop"], records: false },
   "sqs-consumer": { command: ["scripts/bench/competitors/consumers.ts", "sqsConsumer"], records: true },
 };
-const RATIOS = Object.keys(PROGRAMS).flatMap((program) =>
-  Object.keys(BASELINES).map((baseline): [string, string] => [program, baseline]),
-);
-RATIOS.push(["program (image)", "program"]);
+type Competitor = (typeof COMPETITORS)["program"];
 
 /** The first orders of a process, counted as the cold start: code is loaded and compiled, connections are opened. */
 const COLD_ORDERS = 20_000;
@@ -35,8 +25,12 @@ export async function drain({ orders = [50_000], users = [1_000], ...options }: 
   const tables: Table[] = [];
   for (const setting of orders.flatMap((count) => users.map((each) => ({ ...options, orders: count, users: each })))) {
     const title = `Drain of ${setting.orders} orders of ${setting.users} users`;
-    const competitors = drainsOf({ ...PROGRAMS, ...BASELINES }, setting, observeCosts);
-    tables.push(await compare(title, competitors, options, RATIOS));
+    const competitors = Object.entries(COMPETITORS).map(([name, competitor]) => {
+      return [name, (seed: number) => drainOnce(competitor, setting, seed, observeCosts)];
+    });
+    const others = Object.keys(COMPETITORS).filter((name) => name !== "program");
+    const ratios = others.map((name): [string, string] => ["program", name]);
+    tables.push(await compare(title, Object.fromEntries(competitors), options, ratios));
   }
   return tables;
 }
@@ -45,21 +39,17 @@ export async function drain({ orders = [50_000], users = [1_000], ...options }: 
 export async function memory({ orders = [1_000_000], users = [1_000], rounds = 1, workers = 4, ...options }: Options) {
   const setting = { ...options, workers, orders: Math.max(...orders), users: Math.max(...users) };
   const title = `Memory of ${workers} workers after ${setting.orders} orders`;
-  return [await compare(title, drainsOf(PROGRAMS, setting, observeMemory), { ...options, rounds })];
+  const program = (seed: number) => drainOnce(COMPETITORS.program, setting, seed, observeMemory);
+  return [await compare(title, { program }, { ...options, rounds })];
 }
 
-const drainsOf = (competitors: Record<string, Competitor>, setting: Setting, observe: Observe): Competitors =>
-  Object.fromEntries(
-    Object.entries(competitors).map(([name, each]) => [name, (seed) => drainOnce(each, setting, seed, observe)]),
-  );
-
 /** Each drain has its own emulator and Redis, so that none is affected by the one before. */
-async function drainOnce({ command, records, env }: Competitor, setting: Setting, seed: number, observe: Observe) {
+async function drainOnce({ command, records }: Competitor, setting: Setting, seed: number, observe: Observe) {
   await using emulator = await startEmulator();
   await using redis = records ? await startRedis() : undefined;
   const messages = generateOrders({ ...setting, seed }, { mismatch: 2, duplicates: 2 });
   const orders = await emulator.sqs.fill(messages, setting.orders);
-  await using consumer = startProgram(command, { ...setting, emulator, redis, env });
+  await using consumer = startProgram(command, { ...setting, emulator, redis });
   const measurement = await observe(emulator.sqs, setting, consumer, redis?.server);
   // A consumer that is fast because it loses orders must not be measured.
   const counted = (await redis?.store.global())?.orders ?? orders;

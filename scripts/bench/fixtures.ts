@@ -38,12 +38,11 @@ interface Environment {
   /** Undefined: the program's own default. */
   workers?: number | undefined;
   concurrency?: number | undefined;
-  env?: Record<string, string> | undefined;
 }
 
 /** Starts the program, or a competitor with the same environment. @returns the process; it may not listen at `url` yet */
 export function startProgram(command: string[], environment: Environment) {
-  const { emulator, redis, workers = "", concurrency = "", env } = environment;
+  const { emulator, redis, workers = "", concurrency = "" } = environment;
   const { address } = emulator;
   const port = `${freePort()}`;
   // Passed as numbers, defaults too: competitors do not read the program's configuration.
@@ -59,7 +58,6 @@ export function startProgram(command: string[], environment: Environment) {
     LOG_LEVEL: "error",
     CONSUMER_WORKERS: `${consumer.workers}`,
     CONSUMER_CONCURRENCY: `${consumer.concurrency}`,
-    ...env,
   });
   return Object.assign(child, { url: `http://127.0.0.1:${port}` });
 }
