@@ -21,7 +21,7 @@ local keys = { -- names as in redis-keys.ts
   global = KEYS[1],
   user = function(user) return prefix .. "user:" .. user end,
   store = prefix .. "orders:store",
-  markers = function(generation, hash) return prefix .. "orders:ids:" .. generation .. ":" .. hash end,
+  markers = function(generation, hash) return prefix .. format("orders:ids:%d:%d", generation, hash) end,
   days = prefix .. "orders:days",
   users = prefix .. "orders:users",
   board = function(board) return prefix .. "orders:board:" .. board end,
@@ -152,68 +152,74 @@ if opened then
   generations[#generations + 1] = current
 end
 
-local function hash_of(generation, marker)
+-- The key to write a marker to, in the newest generation; nil if the order is counted
+local function key_of_new(marker)
   local high, middle, low = marker:byte(1, 3)
-  return keys.markers(generation.number, ((high * 256 + middle) * 256 + low) % generation.hashes)
-end
-
-local function is_counted(marker)
+  local newest
   for index = #generations, first_live, -1 do
-    if call("HEXISTS", hash_of(generations[index], marker), marker) == 1 then return true end
+    local generation = generations[index]
+    local key = keys.markers(generation.number, ((high * 256 + middle) * 256 + low) % generation.hashes)
+    if call("HEXISTS", key, marker) == 1 then return nil end
+    newest = newest or key
   end
+  return newest
 end
 
 -- The stored totals of a user; false if the key holds data of another program
-local users, new_users = {}, {}
-local function totals_of(user)
-  if users[user] ~= nil then return users[user] end
-  local key, found = keys.user(user), false
+local new_users = {}
+local function stored_totals(user)
+  local key = keys.user(user)
   local fields = redis.pcall("HMGET", key, "order_count", "total_spend")
   if fields.err and not fields.err:find("WRONGTYPE", 1, true) then error(fields.err) end
-  if not fields.err then
-    local orders, cents = match(fields[1] or "0", "^%d+$"), cents_of(fields[2])
-    local is_new = not fields[1] and not fields[2] and call("EXISTS", key) == 0
-    if is_new then new_users[#new_users + 1] = user end
-    found = orders and cents and (is_new or fields[1] and fields[2]) and { orders = tonumber(orders), cents = cents } or false
+  if fields.err then return false end
+  if not fields[1] and not fields[2] and call("EXISTS", key) == 0 then
+    new_users[#new_users + 1] = user
+    return { key = key, orders = 0, cents = 0 }
   end
-  users[user] = found
-  return found
+  local orders, cents = match(fields[1] or "", "^%d+$"), fields[2] and cents_of(fields[2])
+  return orders and cents and { key = key, orders = tonumber(orders), cents = cents } or false
 end
 
--- 2. Find the new orders and add them up. Sums are arrays, indexed by the position of their name in `names`.
-local function new_sums() return { names = {}, index_of = {}, orders = {}, cents = {} } end
-local function add(sums, name, orders, cents)
-  local index = sums.index_of[name]
-  if not index then
-    index = #sums.names + 1
-    sums.names[index], sums.index_of[name], sums.orders[index], sums.cents[index] = name, index, 0, 0
+-- 2. Find the new orders and add them up.
+local function new_sums() return { names = {}, orders = {}, cents = {} } end
+local function add(sums, name, cents)
+  local orders = sums.orders[name]
+  if not orders then
+    orders, sums.cents[name], sums.names[#sums.names + 1] = 0, 0, name
   end
-  sums.orders[index], sums.cents[index] = sums.orders[index] + orders, sums.cents[index] + cents
-end
-local function merged(list)
-  if #list == 1 then return list[1] end
-  local all = new_sums()
-  for _, sums in ipairs(list) do
-    for index, name in ipairs(sums.names) do add(all, name, sums.orders[index], sums.cents[index]) end
-  end
-  return all
+  sums.orders[name], sums.cents[name] = orders + 1, sums.cents[name] + cents
 end
 
-local results, new_markers, seen, by_day, users_by_day = {}, {}, {}, new_sums(), {}
-for day in ipairs(day_boards) do users_by_day[day] = new_sums() end
+-- The sums of each leaderboard, by user. The leaderboards of all days of the batch, such as its year, share one.
+local all, by_day, days_on, sums_of, sums_of_day = new_sums(), new_sums(), {}, {}, {}
+for _, boards in ipairs(day_boards) do
+  for _, board in ipairs(boards) do days_on[board] = (days_on[board] or 0) + 1 end
+end
+for day, boards in ipairs(day_boards) do
+  sums_of_day[day] = { all }
+  for _, board in ipairs(boards) do
+    local is_shared = days_on[board] == #day_boards
+    sums_of[board] = sums_of[board] or is_shared and all or new_sums()
+    if not is_shared then table.insert(sums_of_day[day], sums_of[board]) end
+  end
+end
+
+local results, new_keys, users = {}, {}, {}
 local count, cents_sum = 0, 0
 for order = 1, #rows / 3 do
   local user, cents, day = rows[order * 3 - 2], rows[order * 3 - 1], rows[order * 3]
   local marker = markers:sub(order * 12 - 11, order * 12)
-  if seen[marker] or is_counted(marker) then
-    results[order] = 0
-  elseif not totals_of(user) then
-    results[order] = 2
+  local key = not new_keys[marker] and key_of_new(marker)
+  if key and users[user] == nil then users[user] = stored_totals(user) end
+  if not key then
+    results[order] = "0"
+  elseif not users[user] then
+    results[order] = "2"
   else
-    results[order], seen[marker] = 1, true
-    new_markers[#new_markers + 1] = marker
-    add(users_by_day[day], user, 1, cents)
-    add(by_day, day_boards[day][1], 1, cents)
+    results[order], new_keys[marker] = "1", key
+    local sums = sums_of_day[day]
+    for index = 1, #sums do add(sums[index], user, cents) end
+    add(by_day, day_boards[day][1], cents)
     count, cents_sum = count + 1, cents_sum + cents
   end
 end
@@ -222,31 +228,34 @@ if revenue + cents_sum > max_total_cents then error("ERR total_revenue would exc
 
 -- 3. Add the stored totals. Leaderboards and days are hashes: name -> "orders cents".
 local function with_stored(key, sums)
-  local all = { key = key, names = sums.names, orders = {}, cents = {} }
-  for index, text in ipairs(call("HMGET", key, unpack(sums.names))) do
-    local orders, cents = match(text or "0 0", "^(%d+) (%d+)$")
-    if not orders then error("ERR " .. key .. " does not hold orders and cents: " .. text) end
-    all.orders[index], all.cents[index] = orders + sums.orders[index], cents + sums.cents[index]
+  local names, cents, row, new_names = sums.names, {}, {}, 0
+  local stored = call("HMGET", key, unpack(names))
+  for index = 1, #names do
+    local name, text = names[index], stored[index]
+    local orders, stored_cents = 0, 0
+    if text then
+      orders, stored_cents = match(text, "^(%d+) (%d+)$")
+      if not orders then error("ERR " .. key .. " does not hold orders and cents: " .. text) end
+    else
+      new_names = new_names + 1
+    end
+    cents[index] = stored_cents + sums.cents[name]
+    row[index * 2 - 1], row[index * 2] = name, format("%d %d", orders + sums.orders[name], cents[index])
   end
-  return all
+  return { key = key, names = names, cents = cents, row = row, new_names = new_names }
 end
 
-local by_user, days_of, names_of_boards = merged(users_by_day), {}, {}
-for day, names in ipairs(day_boards) do
-  for _, name in ipairs(#users_by_day[day].names > 0 and names or {}) do
-    if not days_of[name] then days_of[name], names_of_boards[#names_of_boards + 1] = {}, name end
-    table.insert(days_of[name], users_by_day[day])
-  end
-end
 local boards = {}
-for index, name in ipairs(names_of_boards) do
-  local board = with_stored(keys.board(name), merged(days_of[name]))
-  board.top, board.size, board.least_cents = keys.top(name), call("HLEN", board.key), 0
-  if board.size + #board.names > MAX_TOP then
-    local last = call("ZRANGE", board.top, MAX_TOP - 1, MAX_TOP - 1, "WITHSCORES")[2]
-    if last then board.least_cents = -last end
+for name, sums in pairs(sums_of) do
+  if #sums.names > 0 then
+    local board = with_stored(keys.board(name), sums)
+    board.size = call("HLEN", board.key)
+    if board.size + board.new_names > MAX_TOP then
+      board.top = keys.top(name)
+      board.least_cents = -(call("ZRANGE", board.top, MAX_TOP - 1, MAX_TOP - 1, "WITHSCORES")[2] or 0)
+    end
+    boards[#boards + 1] = board
   end
-  boards[index] = board
 end
 local days = with_stored(keys.days, by_day)
 -- Fails if the key has another type.
@@ -272,15 +281,7 @@ if not stored[4] or math.abs(gap) > SEEN_EVERY_SECONDS then call("HSET", keys.st
 if not stored[5] then call("HSET", keys.store, "time_zone", time_zone) end
 if window_seconds > tonumber(stored[2] or 0) then call("HSET", keys.store, "window_seconds", window_seconds) end
 
-for _, marker in ipairs(new_markers) do call("HSET", hash_of(current, marker), marker, "") end
-
-local function write(sums)
-  local row = {}
-  for index, name in ipairs(sums.names) do
-    row[index * 2 - 1], row[index * 2] = name, format("%d %d", sums.orders[index], sums.cents[index])
-  end
-  call("HSET", sums.key, unpack(row))
-end
+for marker, key in pairs(new_keys) do call("HSET", key, marker, "") end
 
 -- The first MAX_TOP users of a larger leaderboard are also in a sorted set, by negative cents, so that users with equal spend
 -- are sorted by the bytes of their ids. Totals only grow, so a user can only move up, and only with an order in this batch.
@@ -291,9 +292,9 @@ local function rank(board)
       local cents = board.cents[index]
       if cents >= board.least_cents then row[#row + 1], row[#row + 2] = format("-%d", cents), user end
     end
-  elseif call("HLEN", board.key) > MAX_TOP then
-    local all = call("HGETALL", board.key)
-    for index = 1, #all, 2 do row[index], row[index + 1] = "-" .. match(all[index + 1], "%d+$"), all[index] end
+  else
+    local stored = call("HGETALL", board.key)
+    for index = 1, #stored, 2 do row[index], row[index + 1] = "-" .. match(stored[index + 1], "%d+$"), stored[index] end
   end
   if #row == 0 then return end
   call("ZADD", board.top, unpack(row))
@@ -301,16 +302,15 @@ local function rank(board)
 end
 
 for _, board in ipairs(boards) do
-  write(board)
-  rank(board)
+  call("HSET", board.key, unpack(board.row))
+  if board.top then rank(board) end
 end
-write(days)
-for index, user in ipairs(by_user.names) do
-  local orders, cents = users[user].orders + by_user.orders[index], users[user].cents + by_user.cents[index]
-  call("HSET", keys.user(user), "order_count", format("%d", orders), "total_spend", decimal_of(cents))
+call("HSET", days.key, unpack(days.row))
+for _, user in ipairs(all.names) do
+  local totals = users[user]
+  local orders, cents = totals.orders + all.orders[user], totals.cents + all.cents[user]
+  call("HSET", totals.key, "order_count", format("%d", orders), "total_spend", decimal_of(cents))
 end
-local fresh = {}
-for _, user in ipairs(new_users) do if by_user.index_of[user] then fresh[#fresh + 1] = user end end
-if #fresh > 0 then call("RPUSH", keys.users, unpack(fresh)) end
+if #new_users > 0 then call("RPUSH", keys.users, unpack(new_users)) end
 call("HSET", keys.global, "total_orders", total_orders + count, "total_revenue", decimal_of(revenue + cents_sum))
 return table.concat(results)

@@ -49,7 +49,7 @@ export function parseGenerations(text: string | null | undefined) {
   }));
 }
 
-/** @returns the number of the hash that contains a marker, in a generation of `hashes` hashes; hash_of in record.lua */
+/** @returns the number of the hash that contains a marker, in a generation of `hashes` hashes; key_of_new in record.lua */
 export function hashOf(marker: Uint8Array, hashes: number): number {
   const [high = 0, middle = 0, low = 0] = marker;
   return ((high << 16) | (middle << 8) | low) % hashes;
