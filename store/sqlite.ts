@@ -222,6 +222,18 @@ const isOfAnotherVersion = (db: Database) =>
     })
     .deferred();
 
+/** Retries, because SQLite itself does not wait here for another process that creates the same file at the same time. */
+function useWriteAheadLog(db: Database) {
+  for (const startedAt = performance.now(); ; Bun.sleepSync(5)) {
+    try {
+      return db.run("PRAGMA journal_mode = WAL");
+    } catch (error) {
+      const isBusy = (error as { code?: string }).code === "SQLITE_BUSY";
+      if (!isBusy || performance.now() - startedAt > OPEN_BUSY_TIMEOUT_MS) throw error;
+    }
+  }
+}
+
 function openDatabase(path: string, timeZone: string | undefined): Database {
   try {
     mkdirSync(dirname(path), { recursive: true });
@@ -230,7 +242,7 @@ function openDatabase(path: string, timeZone: string | undefined): Database {
     if (isOfAnotherVersion(db))
       throw new Error("it was written by another version of this program. Use that version, or set another DATA_DIR");
     db.run(`PRAGMA page_size = ${PAGE_BYTES}`);
-    db.run("PRAGMA journal_mode = WAL");
+    useWriteAheadLog(db);
     db.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     // Data survives kill -9. A power failure can lose the last orders, whose messages are already deleted: acceptable for
     // development. Production uses Redis.
