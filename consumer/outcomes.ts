@@ -83,6 +83,7 @@ export function createOutcomes(deps: {
   function reportUnusual({ message, outcome, envelope, notes, ...details }: Processed, atMs: number) {
     if (notes?.currency !== undefined) checkCurrency(notes.currency, message, details.orderId);
     const implausibleDate = notes?.implausibleDate;
+    if (outcome === "counted" && !implausibleDate) return;
     const order = { atMs, messageId: originalIdOf(message), ...details, ...traceIdOf(message) };
     if (outcome !== "counted") keep({ outcome, ...order });
     if (!implausibleDate) return;
