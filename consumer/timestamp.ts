@@ -4,7 +4,9 @@ import type { OffsetAt } from "./time-zone.ts";
 
 const DAY_MS = 86_400_000;
 const DATE_TIME =
-  /^(\d{4}-\d\d-\d\d)[Tt]((?:[01]\d|2[0-3]):[0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;
+  /^\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)$/;
+/** After 400 years the calendar repeats. Date.UTC takes the years 0 to 99 for 1900 to 1999, but not 400 to 499. */
+const [CYCLE_YEARS, CYCLE_MS] = [400, 146_097 * DAY_MS];
 
 const [MIN_MS, MAX_MS] = [Date.parse("0001-01-01T00:00Z"), Date.parse("9999-12-31T23:59Z")];
 
@@ -17,27 +19,36 @@ export interface Timestamp {
   writtenMs: number;
 }
 
-let lastParsed: { text: string; timestamp: Timestamp | undefined } = { text: "", timestamp: undefined };
-
 /** Parses an RFC 3339 date-time, in UTC 0001-01-01 to 9999-12-31. @returns undefined for anything else */
 export function parseTimestamp(text: string): Timestamp | undefined {
-  // Every timestamp is parsed twice, by the schema and for the order.
-  if (text !== lastParsed.text) lastParsed = { text, timestamp: parseNewTimestamp(text) };
-  return lastParsed.timestamp;
-}
-
-function parseNewTimestamp(text: string): Timestamp | undefined {
-  const [, date = "", time, second, sign, offsetHours, offsetMinutes] = DATE_TIME.exec(text) ?? [];
-  const writtenMs = Date.parse(`${date}T${time}Z`);
-  // Date.parse accepts some impossible dates: February 30th becomes a day in March.
-  if (Number.isNaN(writtenMs) || (date.slice(8) > "28" && !isoTime(writtenMs).startsWith(date))) return undefined;
-  const offsetMs = sign === undefined ? 0 : (Number(offsetHours) * 60 + Number(offsetMinutes)) * 60_000;
-  const utcMs = sign === "-" ? writtenMs + offsetMs : writtenMs - offsetMs;
+  if (!DATE_TIME.test(text)) return undefined;
+  const [month, day, second] = [digits(text, 5, 7), digits(text, 8, 10), digits(text, 17, 19)];
+  const [hour, minute] = [digits(text, 11, 13), digits(text, 14, 16)];
+  const writtenMs = Date.UTC(digits(text, 0, 4) + CYCLE_YEARS, month - 1, day, hour, minute) - CYCLE_MS;
+  // Date.UTC accepts impossible dates: February 30th becomes a day in March.
+  const written = new Date(writtenMs);
+  if (written.getUTCMonth() + 1 !== month || written.getUTCDate() !== day) return undefined;
+  const utcMs = writtenMs - offsetMs(text);
   // A leap second is the last second of a month in UTC (RFC 3339, section 5.7).
-  if (second === "60" && !isoTime(utcMs + 60_000).endsWith("-01T00:00:00.000Z")) return undefined;
+  if (second === 60 && !isoTime(utcMs + 60_000).endsWith("-01T00:00:00.000Z")) return undefined;
   if (utcMs < MIN_MS || utcMs > MAX_MS) return undefined;
   // The day of a leap second is that of the second before.
-  return { utcMs: utcMs + Math.min(Number(second), 59) * 1000, date, writtenMs };
+  return { utcMs: utcMs + Math.min(second, 59) * 1000, date: text.slice(0, 10), writtenMs };
+}
+
+/** @returns the number in decimal digits. Not Number(text.slice(start, end)), which takes several times as long */
+function digits(text: string, start: number, end: number): number {
+  let number = 0;
+  for (let at = start; at < end; at++) number = number * 10 + text.charCodeAt(at) - 48;
+  return number;
+}
+
+function offsetMs(text: string): number {
+  const { length } = text;
+  const sign = text[length - 6];
+  if (sign !== "+" && sign !== "-") return 0;
+  const minutes = digits(text, length - 5, length - 3) * 60 + digits(text, length - 2, length);
+  return (sign === "-" ? -minutes : minutes) * 60_000;
 }
 
 let lastFormatted = { dayNumber: Number.NaN, text: "" };
@@ -58,7 +69,7 @@ export function localDay({ utcMs, date, writtenMs }: Timestamp, offsetAt: Offset
 /** @returns what `value`, which is not valid, must be: precisely for the common mistakes */
 export function timestampRule(value: unknown): string {
   const text = typeof value === "string" ? value : "";
-  const [, date] = DATE_TIME.exec(text) ?? [];
+  const date = DATE_TIME.test(text) ? text.slice(0, 10) : undefined;
   if (date && !parseTimestamp(`${date}T12:00:00Z`)) return `must be on an existing date: there is no ${date}`;
   if (date) return "must be an existing time, in UTC in the years 0001 to 9999";
   if (parseTimestamp(`${text}Z`)) return "must end with Z or an offset such as +01:00";
