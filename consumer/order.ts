@@ -71,7 +71,7 @@ interface Item {
   price_per_unit: number;
 }
 
-// Not a TypeBox schema: each rule would be a function in it anyway, and every worker would load TypeBox for 80 ms.
+// Not a TypeBox schema: each rule would be a function there too, and loading TypeBox takes each worker 80 ms.
 const idMessage = "must be a non-blank, well-formed string of at most 128 characters";
 const headRules: Rule[] = [
   { field: "order_id", isValid: isId, message: idMessage },
@@ -138,7 +138,7 @@ function wrongDate(sent: Head, message: string): ValidationResult {
   return rejected("invalid_order", sent, { path: "/order_timestamp", message });
 }
 
-/** @param order with the total of the items */
+/** @param order with the total of the items, which is replaced by `order_value` if that is within one cent */
 function checkValue(sent: Head, order: Order, onValueMismatch: OnValueMismatch, notes?: Notes): ValidationResult {
   const { cents: total } = order;
   if (total > MAX_ORDER_CENTS) {

@@ -79,7 +79,7 @@ export function createOutcomes(deps: {
     }
   }
 
-  /** For an order that is not simply counted, or that has notes. */
+  /** Logs and keeps what is unusual: an order that is not simply counted, another currency, an implausible date. */
   function reportUnusual({ message, outcome, envelope, notes, ...details }: Processed, atMs: number) {
     if (notes?.currency !== undefined) checkCurrency(notes.currency, message, details.orderId);
     const implausibleDate = notes?.implausibleDate;

@@ -13,9 +13,9 @@ export interface Scope {
 export type Sign = ReturnType<typeof createSigner>;
 
 /**
- * Creates a function that signs `POST /` requests with AWS Signature Version 4. It signs all of them with the same time, which
- * AWS accepts for five minutes, so that time and key are prepared only once. Other requests are not supported: the general signer
- * of the SDK uses as much CPU as the rest of the request.
+ * Creates a function that signs `POST /` requests with AWS Signature Version 4. All of them are signed with the time `now`, so that
+ * the key is computed once. AWS accepts a signature for five minutes: create a new signer well before. Other requests are not
+ * supported: the general signer of the SDK uses as much CPU as the rest of the request.
  *
  * @see https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
  */

@@ -10,18 +10,15 @@ import { Problem } from "./problem.ts";
  */
 export function createHostCheck(host: string): (request: Request) => void {
   if (!isLoopback(host)) return () => {};
-  // Only another Host than the last accepted one is parsed: nearly all requests have the same one.
+  // A Host is parsed only if it differs from the last accepted one: nearly all requests have the same.
   let accepted = host;
   return ({ headers }) => {
     const requested = headers.get("host") ?? host;
-    if (requested === accepted) return;
-    if (isLoopback(requested)) {
-      accepted = requested;
-      return;
-    }
-    throw new Problem(
-      421,
-      `This server listens on ${host} and accepts only a loopback Host header, such as localhost. A proxy must send that, or set HOST`,
-    );
+    if (requested !== accepted && !isLoopback(requested))
+      throw new Problem(
+        421,
+        `This server listens on ${host} and accepts only a loopback Host header, such as localhost. A proxy must send that, or set HOST`,
+      );
+    accepted = requested;
   };
 }

@@ -26,11 +26,11 @@ const bench = createCommand({
   options: OPTIONS,
   notes: `Needs Linux, redis-server and, for http, wrk. The queue, Redis and every competitor are processes of their own; the
 CPU time is the competitor's. Cold: all of it since the start of the process until 20,000 orders have left the queue. The
-published numbers are those of the examples but the first.`,
+published numbers are those of all examples but --quick.`,
   examples: [
     "bun run bench --quick",
-    "bun run bench drain --users 1000,100000",
-    "bun run bench drain --orders 500000 --rounds 1",
+    "bun run bench drain --users 1000,100000 --rounds 4",
+    "bun run bench drain --orders 500000 --users 1000,100000 --rounds 1",
     "bun run bench latency http stores memory",
   ],
   run,

@@ -1,8 +1,8 @@
 import { setImmediate } from "node:timers/promises";
 
 /**
- * Combines reads of one key each into fewer calls of `readAll`, because a command costs much more CPU time than one more key. The
- * reads of all requests that have arrived since the last call are sent together.
+ * Combines reads of one key each into fewer calls of `readAll`, because a command costs much more CPU time than one more key.
+ * Reads that begin in the same turn of the event loop are one call. It does not wait for the call before, which may be slow.
  *
  * @param readAll returns for each key its value or the error of its read
  * @returns a function that reads one key

@@ -190,16 +190,16 @@ local function add(sums, name, cents)
   sums.orders[name], sums.cents[name] = orders + 1, sums.cents[name] + cents
 end
 
--- The sums of each leaderboard, by user. The leaderboards of all days of the batch, such as its year, share one.
-local all, by_day, days_on, sums_of, sums_of_day = new_sums(), new_sums(), {}, {}, {}
+-- The sums of each leaderboard, by user. A leaderboard that includes every day of the batch, often its year, uses `batch_sums`.
+local batch_sums, by_day, days_on, sums_of, sums_of_day = new_sums(), new_sums(), {}, {}, {}
 for _, boards in ipairs(day_boards) do
   for _, board in ipairs(boards) do days_on[board] = (days_on[board] or 0) + 1 end
 end
 for day, boards in ipairs(day_boards) do
-  sums_of_day[day] = { all }
+  sums_of_day[day] = { batch_sums }
   for _, board in ipairs(boards) do
     local is_shared = days_on[board] == #day_boards
-    sums_of[board] = sums_of[board] or is_shared and all or new_sums()
+    sums_of[board] = sums_of[board] or is_shared and batch_sums or new_sums()
     if not is_shared then table.insert(sums_of_day[day], sums_of[board]) end
   end
 end
@@ -229,9 +229,9 @@ if revenue + cents_sum > max_total_cents then error("ERR total_revenue would exc
 -- 3. Add the stored totals. Leaderboards and days are hashes: name -> "orders cents".
 local function with_stored(key, sums)
   local names, cents, row, new_names = sums.names, {}, {}, 0
-  local stored = call("HMGET", key, unpack(names))
+  local values = call("HMGET", key, unpack(names))
   for index = 1, #names do
-    local name, text = names[index], stored[index]
+    local name, text = names[index], values[index]
     local orders, stored_cents = 0, 0
     if text then
       orders, stored_cents = match(text, "^(%d+) (%d+)$")
@@ -293,8 +293,8 @@ local function rank(board)
       if cents >= board.least_cents then row[#row + 1], row[#row + 2] = format("-%d", cents), user end
     end
   else
-    local stored = call("HGETALL", board.key)
-    for index = 1, #stored, 2 do row[index], row[index + 1] = "-" .. match(stored[index + 1], "%d+$"), stored[index] end
+    local members = call("HGETALL", board.key)
+    for index = 1, #members, 2 do row[index], row[index + 1] = "-" .. match(members[index + 1], "%d+$"), members[index] end
   end
   if #row == 0 then return end
   call("ZADD", board.top, unpack(row))
@@ -306,10 +306,10 @@ for _, board in ipairs(boards) do
   if board.top then rank(board) end
 end
 call("HSET", days.key, unpack(days.row))
-for _, user in ipairs(all.names) do
-  local totals = users[user]
-  local orders, cents = totals.orders + all.orders[user], totals.cents + all.cents[user]
-  call("HSET", totals.key, "order_count", format("%d", orders), "total_spend", decimal_of(cents))
+for _, user in ipairs(batch_sums.names) do
+  local user_totals = users[user]
+  local orders, cents = user_totals.orders + batch_sums.orders[user], user_totals.cents + batch_sums.cents[user]
+  call("HSET", user_totals.key, "order_count", format("%d", orders), "total_spend", decimal_of(cents))
 end
 if #new_users > 0 then call("RPUSH", keys.users, unpack(new_users)) end
 call("HSET", keys.global, "total_orders", total_orders + count, "total_revenue", decimal_of(revenue + cents_sum))

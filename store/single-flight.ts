@@ -9,8 +9,8 @@ export interface Read<T> {
 export type Reads = ReturnType<typeof createSingleFlight>;
 
 /**
- * @returns the read functions of the store, in which concurrent identical reads share one request and its result. Only reads of
- *   users do not: there are many users, and the store combines its reads of them
+ * @returns the read functions of the store. Concurrent identical reads share one request and its result, except for `user`: equal
+ *   reads of one user are rare, and the Redis store combines those of different users
  */
 export function createSingleFlight(store: Pick<Store, "global" | "user" | "userOn" | "top" | "daily">) {
   function shared<A extends unknown[], T>(read: (...args: A) => Promise<T>): (...args: A) => Promise<Read<T>> {

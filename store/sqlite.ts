@@ -222,15 +222,17 @@ const isOfAnotherVersion = (db: Database) =>
     })
     .deferred();
 
-/** Retries, because SQLite itself does not wait here for another process that creates the same file at the same time. */
+/** Retries: SQLite's busy timeout does not apply here while another process creates the same file. */
 function useWriteAheadLog(db: Database) {
-  for (const startedAt = performance.now(); ; Bun.sleepSync(5)) {
+  const deadlineMs = performance.now() + OPEN_BUSY_TIMEOUT_MS;
+  while (true) {
     try {
-      return db.run("PRAGMA journal_mode = WAL");
+      db.run("PRAGMA journal_mode = WAL");
+      return;
     } catch (error) {
-      const isBusy = (error as { code?: string }).code === "SQLITE_BUSY";
-      if (!isBusy || performance.now() - startedAt > OPEN_BUSY_TIMEOUT_MS) throw error;
+      if (!codeOf(error)?.startsWith("SQLITE_BUSY") || performance.now() > deadlineMs) throw error;
     }
+    Bun.sleepSync(5);
   }
 }
 

@@ -34,7 +34,7 @@ async function measure(rate: number, seed: number, options: Options): Promise<Me
 }
 
 /**
- * Sends one order, or ten in one request from 1,000 orders/s on, and waits as long as the rate allows, not for the response.
+ * Sends one order in each request, or ten from 1,000 orders/s on. Pauses to keep the rate, and does not wait for responses.
  * Appends the time before its request to `sentAtMs` for every order.
  */
 async function sendEvenly(sqs: Sqs, bodies: string[], rate: number, sentAtMs: number[]) {
