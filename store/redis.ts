@@ -1,6 +1,5 @@
 import calculateSlot from "cluster-key-slot";
 import { Cluster, type Redis, type Result } from "ioredis";
-import { messageOf } from "../errors.ts";
 import { createBatchReads } from "./batch-reads.ts";
 import { todayIn } from "./periods.ts";
 import { toLines, toRecent } from "./recent-lines.ts";
@@ -89,11 +88,7 @@ export async function openRedisStore(
 
   const user = createBatchReads(async (userIds) => {
     const userKeys = userIds.map(keys.user);
-    const replies = await redis.userTotals(userKeys.length, ...userKeys).catch(async (error) => {
-      // While a slot is migrated, its keys are on two nodes, and a script with several of them fails.
-      if (!messageOf(error).includes("TRYAGAIN")) throw error;
-      return (await Promise.all(userKeys.map((key) => redis.userTotals(1, key)))).flat();
-    });
+    const replies = await redis.userTotals(userKeys.length, ...userKeys);
     return replies.map((reply, index) =>
       reply instanceof Error ? typeError(`${userKeys[index]}`, reply) : parseAmounts(reply?.split(" ") ?? [null, null]),
     );
