@@ -293,8 +293,11 @@ local function rank(board)
       if cents >= board.least_cents then row[#row + 1], row[#row + 2] = format("-%d", cents), user end
     end
   else
+    -- A value of another program must not fail here, between two writes. It is ranked last.
     local members = call("HGETALL", board.key)
-    for index = 1, #members, 2 do row[index], row[index + 1] = "-" .. match(members[index + 1], "%d+$"), members[index] end
+    for index = 1, #members, 2 do
+      row[index], row[index + 1] = "-" .. (match(members[index + 1], "%d+$") or "0"), members[index]
+    end
   end
   if #row == 0 then return end
   call("ZADD", board.top, unpack(row))

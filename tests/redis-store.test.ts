@@ -263,6 +263,17 @@ describe("keys of another program", () => {
     ]);
   });
 
+  test("a value that is not ours on a leaderboard does not stop a batch between its writes", async () => {
+    await using opened = await open();
+    const orders = Array.from({ length: 1000 }, (_, index) => order({ userId: `U${index}` }));
+    await opened.store.record(orders.slice(0, 999));
+    await opened.redis.hset("orders:board:y:2024", "other", "not amounts");
+    // With this order the leaderboard has more than 1,000 users, and all of them are ranked.
+    expect(await opened.store.record(orders.slice(999))).toEqual(["recorded"]);
+    expect(await opened.store.global()).toEqual({ orders: 1000, cents: 1_000_000 });
+    expect(await opened.store.user("U999")).toEqual({ orders: 1, cents: 1000 });
+  });
+
   test("user() is read again by a Redis that has lost its scripts", async () => {
     await using opened = await open();
     await opened.store.record([order({ userId: "U1" })]);
